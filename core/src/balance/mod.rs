@@ -1,0 +1,264 @@
+//! Which endpoint gets a request.
+//!
+//! One [`Balancer`] is one worker's view of one backend port. [`Balancer::pick`] takes the cheaper of two random endpoints
+//! ([`p2c`], [`ewma`]) that are neither ejected nor tried before by the same request; [`Balancer::finish`] learns from how it
+//! went, and ejects ([`outlier`](crate::outlier)). Neither allocates, and neither grows with the number of endpoints.
+
+mod ewma;
+mod p2c;
+mod set;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use crate::clock::Moment;
+use crate::outlier::Change;
+pub use crate::outlier::{EjectionConfig, FailureCause, Outcome};
+use crate::snapshot::Endpoint;
+pub use ewma::EwmaConfig;
+use ewma::PeakEwma;
+use set::{EndpointSet, Key};
+
+/// How a balancer behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BalanceConfig {
+    /// How endpoints are compared.
+    pub ewma: EwmaConfig,
+    /// When they are left out.
+    pub ejection: EjectionConfig,
+}
+
+/// No endpoint can take the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoEndpoint {
+    /// There are none.
+    #[error("the service has no ready endpoints on this port; are its pods running and ready?")]
+    None,
+}
+
+/// A request that is under way at an endpoint. It is given back to [`Balancer::finish`], whatever happens: a ticket that is
+/// dropped counts as outstanding for as long as the endpoint lives.
+#[derive(Debug)]
+#[must_use = "the endpoint counts the request as outstanding until the ticket is finished"]
+pub struct Ticket {
+    key: Key,
+    started: Moment,
+    /// Its round trip has been observed.
+    answered: bool,
+}
+
+impl Ticket {
+    /// When the endpoint was picked.
+    #[must_use]
+    pub const fn started(&self) -> Moment {
+        self.started
+    }
+}
+
+/// An endpoint was ejected just now, or failed the probe that would have brought it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ejected {
+    /// Which one.
+    pub address: SocketAddr,
+    /// When it is probed.
+    pub until: Moment,
+    /// The same, as the time from now.
+    pub length: Duration,
+    /// The last of its failures.
+    pub cause: FailureCause,
+}
+
+/// What a balancer knows of one endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct EndpointView<'a> {
+    /// The endpoint.
+    pub endpoint: &'a Endpoint,
+    /// Requests under way.
+    pub outstanding: u32,
+    /// The estimate of its round trip as of the latest answer; `None` before the first.
+    pub rtt: Option<Duration>,
+    /// The length of its ejection, from beginning to end; `None` while it serves.
+    pub ejected_for: Option<Duration>,
+}
+
+/// Balances one worker's requests over the endpoints of one backend port. `C` is the caller's handle of an endpoint, such as its
+/// connection pool.
+#[derive(Debug)]
+pub struct Balancer<C> {
+    config: BalanceConfig,
+    set: EndpointSet<C>,
+    /// Which of the ejected endpoints is looked at next.
+    probe_cursor: usize,
+}
+
+impl<C> Balancer<C> {
+    /// Without endpoints.
+    #[must_use]
+    pub const fn new(config: BalanceConfig) -> Self {
+        Self { config, set: EndpointSet::new(), probe_cursor: 0 }
+    }
+
+    /// Takes over a new set of endpoints. Those that are equal to what is there keep their handle and all that is known of them;
+    /// `make` is asked for the handles of the others. Of two endpoints with one address the first counts.
+    pub fn reconcile(&mut self, endpoints: &[Endpoint], now: Moment, mut make: impl FnMut(&Endpoint) -> C) {
+        let mut wanted: HashMap<SocketAddr, &Endpoint> = HashMap::with_capacity(endpoints.len());
+        for endpoint in endpoints {
+            wanted.entry(endpoint.address).or_insert(endpoint);
+        }
+        let gone: Vec<usize> = self
+            .set
+            .entries()
+            // What stays needs nothing more: it leaves `wanted` here.
+            .filter(|(_, entry)| match wanted.get(&entry.endpoint.address) {
+                Some(endpoint) if **endpoint == entry.endpoint => wanted.remove(&entry.endpoint.address).is_none(),
+                _ => true,
+            })
+            .map(|(slot, _)| slot)
+            .collect();
+        gone.into_iter().for_each(|slot| self.set.remove(slot));
+        for endpoint in endpoints {
+            if wanted.remove(&endpoint.address).is_some() {
+                self.set.insert(endpoint.clone(), make(endpoint), PeakEwma::new(&self.config.ewma));
+            }
+        }
+        self.keep_cap(now);
+    }
+
+    /// Picks an endpoint for an attempt that starts now. `tried` are the addresses that the same request has been to.
+    ///
+    /// # Errors
+    ///
+    /// [`NoEndpoint::None`] when the set is empty.
+    pub fn pick(&mut self, now: Moment, rng: &mut Rng, tried: &[SocketAddr]) -> Result<Ticket, NoEndpoint> {
+        let slot = self
+            .due_probe(now, tried)
+            .or_else(|| self.cheaper_of_two(self.set.serving(), tried, now, rng))
+            // An endpoint that this request has not been to, even an ejected one, before one where it has just failed.
+            .or_else(|| self.cheaper_of_two(self.set.ejected(), tried, now, rng))
+            .or_else(|| self.cheaper_of_two(self.set.serving(), &[], now, rng))
+            .or_else(|| self.cheaper_of_two(self.set.ejected(), &[], now, rng))
+            .ok_or(NoEndpoint::None)?;
+        let key = self.set.key(slot).ok_or(NoEndpoint::None)?;
+        let entry = self.set.in_slot_mut(slot).ok_or(NoEndpoint::None)?;
+        entry.outstanding = entry.outstanding.saturating_add(1);
+        entry.rtt.pick(now);
+        entry.health.begin(now);
+        Ok(Ticket { key, started: now, answered: false })
+    }
+
+    /// The endpoint that was picked; `None` when it has left the set since.
+    #[must_use]
+    pub fn endpoint(&self, ticket: &Ticket) -> Option<&Endpoint> {
+        self.set.get(ticket.key).map(|entry| &entry.endpoint)
+    }
+
+    /// The handle of the endpoint that was picked; `None` when it has left the set since.
+    #[must_use]
+    pub fn client(&self, ticket: &Ticket) -> Option<&C> {
+        self.set.get(ticket.key).map(|entry| &entry.client)
+    }
+
+    /// An answer has begun. This is the round trip that counts; without this call it is the time until [`finish`](Self::finish),
+    /// which for a stream is its length.
+    pub fn answered(&mut self, ticket: &mut Ticket, now: Moment) {
+        if let Some(entry) = self.set.get_mut(ticket.key)
+            && !ticket.answered
+            && !entry.health.is_stale(ticket.started)
+        {
+            entry.rtt.answer(now.since(ticket.started), now, &self.config.ewma);
+        }
+        ticket.answered = true;
+    }
+
+    /// The attempt is over. Returns the ejection that this brought about. If the endpoint has left the set nothing happens.
+    pub fn finish(&mut self, ticket: Ticket, outcome: Outcome, now: Moment, rng: &mut Rng) -> Option<Ejected> {
+        let Ticket { key, started, answered } = ticket;
+        let room = self.set.ejected().len() < self.config.ejection.most_ejected(self.set.len());
+        let entry = self.set.get_mut(key)?;
+        entry.outstanding = entry.outstanding.saturating_sub(1);
+        if !answered && !entry.health.is_stale(started) {
+            match outcome {
+                Outcome::Success => entry.rtt.answer(now.since(started), now, &self.config.ewma),
+                Outcome::Failure(_) | Outcome::Abandoned => entry.rtt.failure(now.since(started), now),
+            }
+        }
+        match entry.health.end(started, outcome, now, room, &self.config.ejection, rng)? {
+            Change::Readmitted => {
+                self.set.readmit(key.slot);
+                None
+            }
+            Change::Ejected { length, cause } => {
+                // What it was like when it fell sick says nothing of what it will be like when it is back.
+                entry.rtt = PeakEwma::new(&self.config.ewma);
+                let address = entry.endpoint.address;
+                self.set.eject(key.slot);
+                Some(Ejected { address, until: now + length, length, cause })
+            }
+        }
+    }
+
+    /// How many endpoints there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.set.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The handles of all endpoints.
+    pub fn clients(&self) -> impl Iterator<Item = &C> {
+        self.set.entries().map(|(_, entry)| &entry.client)
+    }
+
+    /// Everything that is known, for people to look at.
+    pub fn view(&self) -> impl Iterator<Item = EndpointView<'_>> {
+        self.set.entries().map(|(_, entry)| EndpointView {
+            endpoint: &entry.endpoint,
+            outstanding: entry.outstanding,
+            rtt: entry.rtt.rtt(),
+            ejected_for: entry.health.ejected_for(),
+        })
+    }
+
+    /// An ejected endpoint that waits for a probe. Each call looks at one of them in turn. Only a request's first attempt is a
+    /// probe: one that has failed before has been unlucky enough.
+    fn due_probe(&mut self, now: Moment, tried: &[SocketAddr]) -> Option<usize> {
+        let ejected = self.set.ejected();
+        if ejected.is_empty() || !tried.is_empty() {
+            return None;
+        }
+        self.probe_cursor = (self.probe_cursor + 1) % ejected.len();
+        let slot = *ejected.get(self.probe_cursor)?;
+        self.set.in_slot(slot).filter(|entry| entry.health.is_due(now)).map(|_| slot)
+    }
+
+    fn cheaper_of_two(&self, slots: &[usize], tried: &[SocketAddr], now: Moment, rng: &mut Rng) -> Option<usize> {
+        let entry = |index: usize| self.set.in_slot(*slots.get(index)?);
+        let barred = |index| entry(index).is_none_or(|it| tried.contains(&it.endpoint.address));
+        let cost = |index| entry(index).map_or(f64::INFINITY, |it| it.rtt.cost(it.outstanding, now, &self.config.ewma));
+        let index = p2c::choose(slots.len(), tried.len(), barred, cost, rng)?;
+        slots.get(index).copied()
+    }
+
+    /// A set that has shrunk may have more ejected endpoints than the cap allows. Those that were nearest to their end come back.
+    fn keep_cap(&mut self, now: Moment) {
+        while self.set.ejected().len() > self.config.ejection.most_ejected(self.set.len()) {
+            let until = |slot: &usize| self.set.in_slot(*slot).and_then(|entry| entry.health.ejected_until());
+            let Some(slot) = self.set.ejected().iter().copied().min_by_key(until) else { return };
+            if let Some(entry) = self.set.in_slot_mut(slot) {
+                entry.health.readmit(now);
+            }
+            self.set.readmit(slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! The endpoints of a balancer: slots that keep their index, and an order in which the serving ones come first.
+
+use crate::balance::ewma::PeakEwma;
+use crate::outlier::Health;
+use crate::snapshot::Endpoint;
+
+/// One endpoint and what is known of it.
+#[derive(Debug)]
+pub(super) struct Entry<C> {
+    pub(super) endpoint: Endpoint,
+    pub(super) client: C,
+    pub(super) outstanding: u32,
+    pub(super) rtt: PeakEwma,
+    pub(super) health: Health,
+    /// Its index in the order.
+    position: usize,
+}
+
+#[derive(Debug)]
+struct Slot<C> {
+    /// Goes up with each endpoint that leaves the slot.
+    generation: u32,
+    entry: Option<Entry<C>>,
+}
+
+/// Where an endpoint is: a slot may be given to another one later, and the generation tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) slot: usize,
+    generation: u32,
+}
+
+/// Endpoints in slots. A slot's index never changes while its endpoint stays.
+#[derive(Debug)]
+pub(super) struct EndpointSet<C> {
+    slots: Vec<Slot<C>>,
+    free: Vec<usize>,
+    /// Slots in use: first those of serving endpoints, then those of ejected ones.
+    order: Vec<usize>,
+    serving: usize,
+}
+
+impl<C> EndpointSet<C> {
+    pub(super) const fn new() -> Self {
+        Self { slots: Vec::new(), free: Vec::new(), order: Vec::new(), serving: 0 }
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Slots of the endpoints that get requests.
+    pub(super) fn serving(&self) -> &[usize] {
+        self.order.get(..self.serving).unwrap_or_default()
+    }
+
+    /// Slots of the endpoints that do not.
+    pub(super) fn ejected(&self) -> &[usize] {
+        self.order.get(self.serving..).unwrap_or_default()
+    }
+
+    /// Everything, in the order of the slots.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (usize, &Entry<C>)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| Some((index, slot.entry.as_ref()?)))
+    }
+
+    pub(super) fn in_slot(&self, slot: usize) -> Option<&Entry<C>> {
+        self.slots.get(slot)?.entry.as_ref()
+    }
+
+    pub(super) fn in_slot_mut(&mut self, slot: usize) -> Option<&mut Entry<C>> {
+        self.slots.get_mut(slot)?.entry.as_mut()
+    }
+
+    pub(super) fn key(&self, slot: usize) -> Option<Key> {
+        self.slots.get(slot).map(|it| Key { slot, generation: it.generation })
+    }
+
+    /// The endpoint, unless it has gone.
+    pub(super) fn get(&self, key: Key) -> Option<&Entry<C>> {
+        self.slots.get(key.slot).filter(|slot| slot.generation == key.generation)?.entry.as_ref()
+    }
+
+    /// The endpoint, unless it has gone.
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Entry<C>> {
+        self.slots.get_mut(key.slot).filter(|slot| slot.generation == key.generation)?.entry.as_mut()
+    }
+
+    /// Adds a serving endpoint.
+    pub(super) fn insert(&mut self, endpoint: Endpoint, client: C, rtt: PeakEwma) {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, entry: None });
+            self.slots.len() - 1
+        });
+        let position = self.order.len();
+        self.order.push(slot);
+        self.slots[slot].entry = Some(Entry { endpoint, client, outstanding: 0, rtt, health: Health::default(), position });
+        self.swap(position, self.serving);
+        self.serving += 1;
+    }
+
+    /// Takes an endpoint out; keys to it lead nowhere from now on.
+    pub(super) fn remove(&mut self, slot: usize) {
+        if self.in_slot(slot).is_none() {
+            return;
+        }
+        // An ejected endpoint leaves from the end, and a serving one becomes the first of the ejected on its way there.
+        self.eject(slot);
+        if let Some(entry) = self.in_slot(slot) {
+            let last = self.order.len() - 1;
+            self.swap(entry.position, last);
+            self.order.pop();
+        }
+        if let Some(slot) = self.slots.get_mut(slot) {
+            slot.entry = None;
+            slot.generation = slot.generation.wrapping_add(1);
+        }
+        self.free.push(slot);
+    }
+
+    /// Moves an endpoint behind the serving ones.
+    pub(super) fn eject(&mut self, slot: usize) {
+        if let Some(position) = self.in_slot(slot).map(|entry| entry.position)
+            && position < self.serving
+        {
+            self.serving -= 1;
+            self.swap(position, self.serving);
+        }
+    }
+
+    /// Moves an endpoint back to the serving ones.
+    pub(super) fn readmit(&mut self, slot: usize) {
+        if let Some(position) = self.in_slot(slot).map(|entry| entry.position)
+            && position >= self.serving
+        {
+            self.swap(position, self.serving);
+            self.serving += 1;
+        }
+    }
+
+    fn swap(&mut self, one: usize, other: usize) {
+        self.order.swap(one, other);
+        for position in [one, other] {
+            let slot = self.order[position];
+            if let Some(entry) = self.in_slot_mut(slot) {
+                entry.position = position;
+            }
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Which rule a request falls under, and which backend gets it.
+//!
+//! [`RouteTable::new`] compiles the rules of all routes attached to one service port once, when the configuration arrives;
+//! [`RouteTable::find`] is what each request pays. The order of rules is the Gateway API's ("most specific wins"), and it is a
+//! derived comparison: see [`precedence`].
+
+pub mod filter;
+pub mod matching;
+pub mod model;
+pub mod precedence;
+pub mod split;
+pub mod table;
+
+pub use model::*;
+pub use table::{Found, RouteTable};
