@@ -1,0 +1,90 @@
+//! The JSON patch (RFC 6902) that puts a sidecar into a pod.
+
+use serde_json::{Map, Value, json};
+
+use crate::installation::{Installation, Placement};
+use crate::pod::Pod;
+use crate::settings::{STATUS, Settings};
+use crate::sidecar;
+
+/// One `add` of a patch: it creates a member, replaces the one that is there, or inserts into an array (RFC 6902, 4.1).
+/// Nothing else is needed to put something into a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Add {
+    /// JSON pointer (RFC 6901).
+    pub path: String,
+    /// What is added.
+    pub value: Value,
+}
+
+impl Add {
+    fn new(path: impl Into<String>, value: impl Into<Value>) -> Self {
+        Self { path: path.into(), value: value.into() }
+    }
+
+    /// The operation as the patch carries it.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        json!({"op": "add", "path": self.path, "value": self.value})
+    }
+}
+
+/// The patch for `object`, of which `pod` was read and for which the decision was to inject.
+///
+/// The container that redirects traffic comes first. A native sidecar follows it, so that the pod's own init containers
+/// already have the mesh. Without native sidecars nothing would answer redirected connections while init containers run, so
+/// redirection comes after the last of them.
+#[must_use]
+pub fn patch(object: &Value, pod: &Pod, settings: &Settings, installation: &Installation) -> Vec<Add> {
+    let init = sidecar::init(settings, installation);
+    let proxy = sidecar::proxy(settings, installation);
+    let mut patch = status(object, installation);
+    if !object.get("spec").is_some_and(Value::is_object) {
+        patch.push(Add::new("/spec", Map::new()));
+    }
+    match installation.kubernetes.placement() {
+        Placement::NativeSidecar => {
+            patch.extend(insert("/spec/initContainers", pod.spec.init_containers.is_empty(), End::Front, vec![init, proxy]));
+        }
+        Placement::Container => {
+            patch.extend(insert("/spec/initContainers", pod.spec.init_containers.is_empty(), End::Back, vec![init]));
+            patch.extend(insert("/spec/containers", pod.spec.containers.is_empty(), End::Back, vec![proxy]));
+        }
+    }
+    patch.extend(insert("/spec/volumes", pod.spec.volumes.is_empty(), End::Back, sidecar::volumes(installation).into()));
+    patch
+}
+
+fn status(object: &Value, installation: &Installation) -> Vec<Add> {
+    let metadata = object.get("metadata").filter(|it| it.is_object());
+    let annotations = metadata.and_then(|it| it.get("annotations")).filter(|it| it.is_object());
+    let mut patch = Vec::new();
+    if metadata.is_none() {
+        patch.push(Add::new("/metadata", Map::new()));
+    }
+    if annotations.is_none() {
+        patch.push(Add::new("/metadata/annotations", Map::new()));
+    }
+    // `/` in a member's name is written `~1` (RFC 6901, section 3).
+    let path = format!("/metadata/annotations/{}", STATUS.replace('~', "~0").replace('/', "~1"));
+    patch.push(Add::new(path, sidecar::status(installation)));
+    patch
+}
+
+#[derive(Clone, Copy)]
+enum End {
+    Front,
+    Back,
+}
+
+/// Adds items to an array. One that is missing, `null` or empty is written anew.
+fn insert(array: &str, is_new: bool, end: End, items: Vec<Value>) -> Vec<Add> {
+    if is_new {
+        return vec![Add::new(array, items)];
+    }
+    let place = |(i, item)| match end {
+        End::Front => Add::new(format!("{array}/{i}"), item),
+        End::Back => Add::new(format!("{array}/-"), item),
+    };
+    items.into_iter().enumerate().map(place).collect()
+}
