@@ -1,0 +1,33 @@
+//! Weir's control plane: what every proxy is told, and who it is.
+//!
+//! A change's way through the crate, in the order to read it:
+//!
+//! 1. [`source`] watches a directory of Kubernetes manifests and turns edits into events. ([`objects`] and [`routes`] say what a
+//!    manifest means.)
+//! 2. [`index`] takes the events and knows who refers to whom: pure, `apply(event)` gives the set of what may look different.
+//! 3. [`translate`] makes of the index what a proxy is told: pure.
+//! 4. [`publish`] sends each proxy what it subscribed to, when it differs from what the proxy holds.
+//!
+//! Beside it stand [`ca`] and [`identity`], which give workloads their certificates, [`server`], where proxies connect, and
+//! [`http`], where people look. [`run()`] puts all of it together.
+
+pub mod ca;
+pub mod diagnostics;
+pub mod http;
+pub mod identity;
+pub mod index;
+pub mod logging;
+pub mod metrics;
+pub mod objects;
+pub mod publish;
+pub mod routes;
+pub mod run;
+pub mod server;
+pub mod settings;
+pub mod source;
+#[cfg(test)]
+mod testing;
+pub mod tokens;
+pub mod translate;
+
+pub use run::run;

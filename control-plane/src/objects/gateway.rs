@@ -1,0 +1,325 @@
+//! Routes of the Gateway API as they are written. [`crate::routes`] judges what they say.
+
+use serde::Deserialize;
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::field::{FieldPath, excerpt};
+use super::reader::{Reader, structure};
+use super::{NamespacedName, Object, Read, raw};
+use crate::routes::{self, Route};
+
+/// What a route's metadata says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteMetadata {
+    /// Namespace and name.
+    pub key: NamespacedName,
+    /// Seconds since 1970 (UTC). A file has none: then it is 0, so that among files the name decides.
+    pub created_seconds: i64,
+    /// `metadata.generation`, 0 where there is none.
+    pub generation: i64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, expecting = "a mapping (an HTTPRoute)")]
+struct HttpRouteObject {
+    metadata: raw::Metadata,
+    spec: HttpRouteSpec,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, expecting = "a mapping (a GRPCRoute)")]
+struct GrpcRouteObject {
+    metadata: raw::Metadata,
+    spec: GrpcRouteSpec,
+}
+
+/// `spec` of an HTTPRoute.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "a mapping (an HTTPRoute's spec)")]
+pub struct HttpRouteSpec {
+    /// What it is attached to.
+    pub parent_refs: Vec<ParentRefSpec>,
+    /// Its rules.
+    pub rules: Vec<HttpRuleSpec>,
+}
+
+/// `spec` of a GRPCRoute.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "a mapping (a GRPCRoute's spec)")]
+pub struct GrpcRouteSpec {
+    /// What it is attached to.
+    pub parent_refs: Vec<ParentRefSpec>,
+    /// Its rules.
+    pub rules: Vec<GrpcRuleSpec>,
+}
+
+/// An item of `parentRefs`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default, expecting = "a mapping (a parentRef)")]
+pub struct ParentRefSpec {
+    /// The Gateway API's group where absent.
+    pub group: Option<String>,
+    /// `Gateway` where absent.
+    pub kind: Option<String>,
+    /// The route's own where absent.
+    pub namespace: Option<String>,
+    /// Name of the parent.
+    pub name: String,
+    /// Name of the Service's port.
+    pub section_name: Option<String>,
+    /// Number of the Service's port.
+    pub port: Option<i64>,
+}
+
+/// A rule of an HTTPRoute.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "a mapping (a rule)")]
+pub struct HttpRuleSpec {
+    /// Name of the rule.
+    pub name: Option<String>,
+    /// Any of these.
+    pub matches: Vec<HttpMatchSpec>,
+    /// Applied in this order.
+    pub filters: Vec<GatewayFilter>,
+    /// Who gets the requests.
+    pub backend_refs: Vec<BackendRefSpec>,
+    /// How long a request may take.
+    pub timeouts: Option<TimeoutsSpec>,
+    /// Retries.
+    pub retry: Option<RetrySpec>,
+    /// Kept only to be refused: it is not served.
+    pub session_persistence: Option<Value>,
+}
+
+/// A rule of a GRPCRoute.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "a mapping (a rule)")]
+pub struct GrpcRuleSpec {
+    /// Name of the rule.
+    pub name: Option<String>,
+    /// Any of these.
+    pub matches: Vec<GrpcMatchSpec>,
+    /// Applied in this order.
+    pub filters: Vec<GatewayFilter>,
+    /// Who gets the requests.
+    pub backend_refs: Vec<BackendRefSpec>,
+    /// Kept only to be refused: it is not served.
+    pub session_persistence: Option<Value>,
+}
+
+/// A match of an HTTPRoute.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "a mapping (a match)")]
+pub struct HttpMatchSpec {
+    /// The path: `type` and `value`.
+    pub path: Option<TypedValueSpec>,
+    /// Headers.
+    pub headers: Vec<KeyValueMatchSpec>,
+    /// Query parameters.
+    pub query_params: Vec<KeyValueMatchSpec>,
+    /// The method.
+    pub method: Option<String>,
+}
+
+/// A match of a GRPCRoute.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "a mapping (a match)")]
+pub struct GrpcMatchSpec {
+    /// Service and method.
+    pub method: Option<GrpcMethodSpec>,
+    /// Headers.
+    pub headers: Vec<KeyValueMatchSpec>,
+}
+
+/// What a GRPCRoute says of the method.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, expecting = "a mapping with `service` and `method`")]
+pub struct GrpcMethodSpec {
+    /// `Exact` where absent.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The gRPC service, with its package.
+    pub service: Option<String>,
+    /// The method.
+    pub method: Option<String>,
+}
+
+/// A value and how it is compared.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, expecting = "a mapping with `type` and `value`")]
+pub struct TypedValueSpec {
+    /// The kind of comparison.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The value.
+    pub value: Option<String>,
+}
+
+/// A named value and how it is compared.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, expecting = "a mapping with `name` and `value`")]
+pub struct KeyValueMatchSpec {
+    /// `Exact` where absent.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Name of the header or query parameter.
+    pub name: String,
+    /// The value.
+    pub value: String,
+}
+
+/// A filter of a rule or a backend, of either kind of route.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "a mapping (a filter)")]
+pub struct GatewayFilter {
+    /// Which of the fields below counts.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// For `RequestHeaderModifier`.
+    pub request_header_modifier: Option<HeaderFilterSpec>,
+    /// For `ResponseHeaderModifier`.
+    pub response_header_modifier: Option<HeaderFilterSpec>,
+    /// For `RequestRedirect`.
+    pub request_redirect: Option<RedirectSpec>,
+    /// For `URLRewrite`.
+    pub url_rewrite: Option<RewriteSpec>,
+}
+
+/// Changes of headers.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, expecting = "a mapping with `set`, `add` or `remove`")]
+pub struct HeaderFilterSpec {
+    /// Overwritten.
+    pub set: Vec<HeaderSpec>,
+    /// Appended.
+    pub add: Vec<HeaderSpec>,
+    /// Removed.
+    pub remove: Vec<String>,
+}
+
+/// A header.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, expecting = "a mapping with `name` and `value`")]
+pub struct HeaderSpec {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// A redirect.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "a mapping (requestRedirect)")]
+pub struct RedirectSpec {
+    /// `http` or `https`.
+    pub scheme: Option<String>,
+    /// Host.
+    pub hostname: Option<String>,
+    /// Path.
+    pub path: Option<PathModifierSpec>,
+    /// Port.
+    pub port: Option<i64>,
+    /// Status.
+    pub status_code: Option<i64>,
+}
+
+/// A rewrite.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, expecting = "a mapping (urlRewrite)")]
+pub struct RewriteSpec {
+    /// Host.
+    pub hostname: Option<String>,
+    /// Path.
+    pub path: Option<PathModifierSpec>,
+}
+
+/// A new path.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "a mapping (a path)")]
+pub struct PathModifierSpec {
+    /// Which of the fields below counts.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// For `ReplaceFullPath`.
+    pub replace_full_path: Option<String>,
+    /// For `ReplacePrefixMatch`.
+    pub replace_prefix_match: Option<String>,
+}
+
+/// An item of `backendRefs`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, expecting = "a mapping (a backendRef)")]
+pub struct BackendRefSpec {
+    /// The core group where absent.
+    pub group: Option<String>,
+    /// `Service` where absent.
+    pub kind: Option<String>,
+    /// The route's own where absent.
+    pub namespace: Option<String>,
+    /// Name of the Service.
+    pub name: String,
+    /// The Service's port.
+    pub port: Option<i64>,
+    /// 1 where absent.
+    pub weight: Option<i64>,
+    /// Applied after the rule's own.
+    pub filters: Vec<GatewayFilter>,
+}
+
+/// `timeouts` of a rule.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "a mapping (timeouts)")]
+pub struct TimeoutsSpec {
+    /// The whole request.
+    pub request: Option<String>,
+    /// One attempt.
+    pub backend_request: Option<String>,
+}
+
+/// `retry` of a rule.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, expecting = "a mapping (retry)")]
+pub struct RetrySpec {
+    /// Statuses worth another attempt.
+    pub codes: Vec<i64>,
+    /// Retries after the first attempt.
+    pub attempts: Option<i64>,
+    /// Least wait before a retry.
+    pub backoff: Option<String>,
+}
+
+pub(super) fn http_route(value: &Value) -> Read {
+    let raw: HttpRouteObject = structure(value)?;
+    finish(&raw.metadata, |metadata| routes::http(metadata, &raw.spec))
+}
+
+pub(super) fn grpc_route(value: &Value) -> Read {
+    let raw: GrpcRouteObject = structure(value)?;
+    finish(&raw.metadata, |metadata| routes::grpc(metadata, &raw.spec))
+}
+
+fn finish(raw: &raw::Metadata, compile: impl FnOnce(RouteMetadata) -> Route) -> Read {
+    let mut reader = Reader::default();
+    let created_seconds = created(raw, &mut reader);
+    let key = reader.key(raw);
+    let route = key.map(|key| compile(RouteMetadata { key, created_seconds, generation: raw.generation.unwrap_or(0) }));
+    let Some(route) = route else { return reader.finish(None) };
+    for problem in &route.problems {
+        reader.note(problem.field.clone(), problem.message.clone());
+    }
+    reader.finish(Some(Object::Route(route.into())))
+}
+
+fn created(raw: &raw::Metadata, reader: &mut Reader) -> i64 {
+    let Some(text) = raw.creation_timestamp.as_deref() else { return 0 };
+    match OffsetDateTime::parse(text, &Rfc3339) {
+        Ok(time) => time.unix_timestamp(),
+        Err(_) => {
+            let field = FieldPath::of(&["metadata", "creationTimestamp"]);
+            reader.refuse(field, format!("expected a time like 2026-01-31T12:00:00Z, found `{}`", excerpt(text)));
+            0
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The types of `weir-core` as the messages of `weir.v1`. No other file of the control plane knows both.
+//!
+//! Encoding the same value twice gives the same bytes: lists keep their order, and maps are ordered by key. Versions rely on it.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use weir_core::authz::MtlsMode;
+use weir_core::names::{BackendRef, ServiceRef};
+use weir_core::route::{
+    Filter, HeaderChanges, HttpMatch, HttpRule, PathChange, PathMatch, Redirect, RetryPolicy, Rewrite, RouteKind, RouteTable,
+    ValueMatch, WeightedBackend,
+};
+use weir_core::snapshot::{
+    AddressTarget, Endpoint, Endpoints, Inbound, Protocol, Resource, ResourceName, Service, ServicePort, TrustBundle, Update,
+};
+use weir_proto::v1;
+
+/// A whole update as one response.
+#[must_use]
+pub fn update(update: &Update, sequence: u64) -> v1::DiscoveryResponse {
+    v1::DiscoveryResponse {
+        sequence,
+        updated: update.set.iter().map(|(it, version)| resource(it, version)).collect(),
+        removed: update.removed.iter().map(name).collect(),
+        forgotten: update.forgotten.iter().map(name).collect(),
+    }
+}
+
+/// A resource with its version.
+#[must_use]
+pub fn resource(resource: &Resource, version: &str) -> v1::Resource {
+    v1::Resource { name: Some(name(&resource.name())), version: version.to_owned(), body: Some(body(resource)) }
+}
+
+/// A resource without name and version.
+#[must_use]
+pub fn body(resource: &Resource) -> v1::resource::Body {
+    use v1::resource::Body;
+    match resource {
+        Resource::Service(it) => Body::Service(service(it)),
+        Resource::Endpoints(it) => Body::Endpoints(endpoints(it)),
+        Resource::Address(ip, target) => Body::Address(address(*ip, target)),
+        Resource::Inbound(it) => Body::Inbound(inbound(it)),
+        Resource::Trust(it) => Body::Trust(trust(it)),
+    }
+}
+
+/// The name of a resource.
+#[must_use]
+pub fn name(name: &ResourceName) -> v1::ResourceName {
+    let (kind, name) = match name {
+        ResourceName::Service(it) => (v1::ResourceKind::Service, it.to_string()),
+        ResourceName::Endpoints(it) => (v1::ResourceKind::Endpoints, it.to_string()),
+        ResourceName::Address(it) => (v1::ResourceKind::Address, it.to_string()),
+        ResourceName::Inbound => (v1::ResourceKind::Inbound, String::new()),
+        ResourceName::Trust => (v1::ResourceKind::Trust, String::new()),
+    };
+    v1::ResourceName { kind: kind.into(), name }
+}
+
+/// Reads a name that a proxy sent.
+///
+/// # Errors
+///
+/// A sentence that says what is wrong with it.
+pub fn parse_name(name: &v1::ResourceName) -> Result<ResourceName, String> {
+    let bad = |error: &dyn std::fmt::Display| format!("a resource name cannot be read: {error}");
+    match v1::ResourceKind::try_from(name.kind) {
+        Ok(v1::ResourceKind::Service) => name.name.parse().map(ResourceName::Service).map_err(|e| bad(&e)),
+        Ok(v1::ResourceKind::Endpoints) => name.name.parse().map(ResourceName::Endpoints).map_err(|e| bad(&e)),
+        Ok(v1::ResourceKind::Address) => name.name.parse().map(ResourceName::Address).map_err(|e: std::net::AddrParseError| bad(&e)),
+        Ok(v1::ResourceKind::Inbound) => Ok(ResourceName::Inbound),
+        Ok(v1::ResourceKind::Trust) => Ok(ResourceName::Trust),
+        Ok(v1::ResourceKind::Unspecified) => Err("a resource name without a kind".to_owned()),
+        Err(_) => Err(format!("a resource name of the unknown kind {}", name.kind)),
+    }
+}
+
+fn service(service: &Service) -> v1::Service {
+    v1::Service {
+        name: Some(service_name(&service.name)),
+        addresses: service.addresses.iter().map(ToString::to_string).collect(),
+        ports: service.ports.iter().map(|(port, it)| service_port(*port, it)).collect(),
+    }
+}
+
+fn service_port(port: u16, it: &ServicePort) -> v1::ServicePort {
+    v1::ServicePort {
+        port: port.into(),
+        name: it.name.to_string(),
+        protocol: protocol(it.protocol).into(),
+        http_routes: it.routes.as_deref().map(routes),
+    }
+}
+
+fn routes(table: &RouteTable) -> v1::HttpRoutes {
+    v1::HttpRoutes { rules: table.rules().iter().map(rule).collect() }
+}
+
+fn rule(rule: &HttpRule) -> v1::HttpRule {
+    let kind = match rule.route.kind {
+        RouteKind::Http => v1::RouteKind::Http,
+        RouteKind::Grpc => v1::RouteKind::Grpc,
+    };
+    v1::HttpRule {
+        route: Some(v1::RouteName {
+            kind: kind.into(),
+            namespace: rule.route.namespace.to_string(),
+            name: rule.route.name.to_string(),
+        }),
+        index: rule.index,
+        name: rule.name.to_string(),
+        created_seconds: rule.created_seconds,
+        matches: rule.matches.iter().map(http_match).collect(),
+        filters: rule.filters.iter().map(filter).collect(),
+        backends: rule.backends.iter().map(weighted_backend).collect(),
+        request_timeout_ms: rule.timeouts.request.map(milliseconds),
+        backend_request_timeout_ms: rule.timeouts.backend_request.map(milliseconds),
+        retry: rule.retry.as_ref().map(retry),
+        invalid: text_or_empty(rule.invalid.as_deref()),
+    }
+}
+
+fn http_match(it: &HttpMatch) -> v1::HttpMatch {
+    use v1::http_match::Path;
+    let path = match &it.path {
+        PathMatch::Exact(path) => Path::PathExact(path.to_string()),
+        PathMatch::Prefix(path) => Path::PathPrefix(path.to_string()),
+        PathMatch::Regex(pattern) => Path::PathRegex(pattern.source().to_owned()),
+    };
+    v1::HttpMatch {
+        path: Some(path),
+        headers: it.headers.iter().map(|header| key_match(header.name.as_str(), &header.value)).collect(),
+        query: it.query.iter().map(|parameter| key_match(&parameter.name, &parameter.value)).collect(),
+        method: it.method.as_ref().map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
+fn key_match(name: &str, value: &ValueMatch) -> v1::KeyMatch {
+    use v1::key_match::Value;
+    let value = match value {
+        ValueMatch::Exact(text) => Value::Exact(text.to_string()),
+        ValueMatch::Regex(pattern) => Value::Regex(pattern.source().to_owned()),
+    };
+    v1::KeyMatch { name: name.to_owned(), value: Some(value) }
+}
+
+fn filter(filter: &Filter) -> v1::HttpFilter {
+    use v1::http_filter::Kind;
+    let kind = match filter {
+        Filter::RequestHeaders(changes) => Kind::RequestHeaders(header_changes(changes)),
+        Filter::ResponseHeaders(changes) => Kind::ResponseHeaders(header_changes(changes)),
+        Filter::Redirect(it) => Kind::Redirect(redirect(it)),
+        Filter::Rewrite(it) => Kind::Rewrite(rewrite(it)),
+    };
+    v1::HttpFilter { kind: Some(kind) }
+}
+
+fn header_changes(changes: &HeaderChanges) -> v1::HeaderModifier {
+    let pairs = |list: &[(HeaderName, HeaderValue)]| {
+        list.iter()
+            .map(|(name, value)| v1::Header {
+                name: name.as_str().to_owned(),
+                value: String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            })
+            .collect()
+    };
+    v1::HeaderModifier {
+        set: pairs(&changes.set),
+        add: pairs(&changes.add),
+        remove: changes.remove.iter().map(|name| name.as_str().to_owned()).collect(),
+    }
+}
+
+fn redirect(it: &Redirect) -> v1::Redirect {
+    v1::Redirect {
+        scheme: text_or_empty(it.scheme.as_deref()),
+        hostname: text_or_empty(it.hostname.as_deref()),
+        path: it.path.as_ref().map(path_change),
+        port: it.port.map(u32::from).unwrap_or_default(),
+        status: it.status.as_u16().into(),
+    }
+}
+
+fn rewrite(it: &Rewrite) -> v1::UrlRewrite {
+    v1::UrlRewrite { hostname: text_or_empty(it.hostname.as_deref()), path: it.path.as_ref().map(path_change) }
+}
+
+fn path_change(change: &PathChange) -> v1::PathRewrite {
+    use v1::path_rewrite::Kind;
+    let kind = match change {
+        PathChange::Full(path) => Kind::Full(path.to_string()),
+        PathChange::Prefix(path) => Kind::Prefix(path.to_string()),
+    };
+    v1::PathRewrite { kind: Some(kind) }
+}
+
+fn weighted_backend(it: &WeightedBackend) -> v1::WeightedBackend {
+    v1::WeightedBackend {
+        backend: Some(backend_name(&it.backend)),
+        weight: it.weight,
+        filters: it.filters.iter().map(filter).collect(),
+        invalid: text_or_empty(it.invalid.as_deref()),
+    }
+}
+
+fn retry(policy: &RetryPolicy) -> v1::Retry {
+    v1::Retry {
+        codes: policy.codes.iter().map(|code| code.as_u16().into()).collect(),
+        attempts: policy.attempts,
+        backoff_ms: milliseconds(policy.backoff),
+    }
+}
+
+fn endpoints(it: &Endpoints) -> v1::Endpoints {
+    v1::Endpoints { name: Some(backend_name(&it.name)), endpoints: it.endpoints.iter().map(endpoint).collect() }
+}
+
+fn endpoint(it: &Endpoint) -> v1::Endpoint {
+    v1::Endpoint {
+        address: it.address.to_string(),
+        identity: it.identity.as_ref().map(ToString::to_string).unwrap_or_default(),
+        zone: it.zone.to_string(),
+        protocol: protocol(it.protocol).into(),
+        pod: it.pod.to_string(),
+    }
+}
+
+fn address(ip: IpAddr, target: &AddressTarget) -> v1::Address {
+    use v1::address::Target;
+    let target = match target {
+        AddressTarget::Service(name) => Target::Service(service_name(name)),
+        AddressTarget::Workload(it) => Target::Workload(endpoint(it)),
+    };
+    v1::Address { address: ip.to_string(), target: Some(target) }
+}
+
+fn inbound(it: &Inbound) -> v1::Inbound {
+    let mtls = match it.mtls {
+        MtlsMode::Permissive => v1::MtlsMode::Permissive,
+        MtlsMode::Strict => v1::MtlsMode::Strict,
+    };
+    let ports = it.ports.iter().map(|(port, it)| v1::InboundPort {
+        port: (*port).into(),
+        protocol: protocol(it.protocol).into(),
+        service: it.service.as_ref().map(backend_name),
+    });
+    v1::Inbound { mtls: mtls.into(), ports: ports.collect() }
+}
+
+fn trust(it: &TrustBundle) -> v1::TrustBundle {
+    v1::TrustBundle {
+        trust_domain: it.trust_domain.to_string(),
+        roots: it.roots.iter().map(|root| Bytes::copy_from_slice(root)).collect(),
+    }
+}
+
+fn service_name(it: &ServiceRef) -> v1::ServiceName {
+    v1::ServiceName { namespace: it.namespace.to_string(), name: it.name.to_string() }
+}
+
+fn backend_name(it: &BackendRef) -> v1::BackendName {
+    v1::BackendName { service: Some(service_name(&it.service)), port: it.port.into() }
+}
+
+const fn protocol(protocol: Protocol) -> v1::Protocol {
+    match protocol {
+        Protocol::Detect => v1::Protocol::Detect,
+        Protocol::Http => v1::Protocol::Http,
+        Protocol::Http1 => v1::Protocol::Http1,
+        Protocol::Http2 => v1::Protocol::Http2,
+        Protocol::Tls => v1::Protocol::Tls,
+        Protocol::Opaque => v1::Protocol::Opaque,
+    }
+}
+
+fn text_or_empty(text: Option<&str>) -> String {
+    text.unwrap_or_default().to_owned()
+}
+
+/// Whole milliseconds, which is the resolution of durations in the Gateway API (GEP-2257).
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,135 @@
+//! The only copy of everything: the objects, what was made of them, and what is wrong with them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use weir_core::names::TrustDomain;
+use weir_core::route::RouteRef;
+use weir_core::snapshot::{Resource, ResourceName, TrustBundle};
+
+use super::resources::{Encoded, Resources};
+use crate::index::{Dirty, Event, Index};
+use crate::objects::Problem;
+use crate::translate::{self, RouteStatus, Workload};
+
+/// Everything that proxies and pages are told.
+#[derive(Debug)]
+pub struct State {
+    index: Index,
+    resources: Resources,
+    trust: Arc<TrustBundle>,
+    statuses: BTreeMap<RouteRef, RouteStatus>,
+    unresolved: BTreeMap<RouteRef, Vec<Problem>>,
+}
+
+/// What became of a batch of events.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// What may look different now.
+    pub dirty: Dirty,
+    /// Routes whose status is another, and what it is now; `None` for one that is gone.
+    pub statuses: Vec<(RouteRef, Option<RouteStatus>)>,
+}
+
+impl State {
+    /// Without any object.
+    #[must_use]
+    pub fn new(trust: TrustBundle) -> Self {
+        Self {
+            index: Index::default(),
+            resources: Resources::default(),
+            trust: Arc::new(trust),
+            statuses: BTreeMap::new(),
+            unresolved: BTreeMap::new(),
+        }
+    }
+
+    /// Takes events, all of them before anybody sees the first.
+    pub fn apply(&mut self, events: impl IntoIterator<Item = Event>) -> Applied {
+        let mut dirty = Dirty::default();
+        for event in events {
+            dirty.merge(self.index.apply(event));
+        }
+        self.resources.forget(&dirty);
+        let mut statuses = Vec::new();
+        for key in &dirty.routes {
+            let (new, problems) = (translate::status(&self.index, key), translate::unresolved(&self.index, key));
+            if problems.is_empty() {
+                self.unresolved.remove(key);
+            } else {
+                self.unresolved.insert(key.clone(), problems);
+            }
+            let old = match &new {
+                Some(status) => self.statuses.insert(key.clone(), status.clone()),
+                None => self.statuses.remove(key),
+            };
+            if old != new {
+                statuses.push((key.clone(), new));
+            }
+        }
+        Applied { dirty, statuses }
+    }
+
+    /// Replaces the trust bundle.
+    pub fn set_trust(&mut self, trust: TrustBundle) -> Dirty {
+        self.trust = Arc::new(trust);
+        let dirty = Dirty { trust: true, ..Dirty::default() };
+        self.resources.forget(&dirty);
+        dirty
+    }
+
+    /// A resource as `workload` sees it. `None`: it does not exist.
+    pub fn find(&mut self, name: &ResourceName, workload: &Workload) -> Option<Arc<Encoded>> {
+        let Self { index, resources, trust, .. } = self;
+        let domain: &TrustDomain = &trust.trust_domain;
+        match name {
+            ResourceName::Service(service) => {
+                let view = translate::view(index, service, &workload.namespace);
+                resources.find(name, view.as_ref(), || {
+                    let made = translate::service(index, service, &workload.namespace)?;
+                    Some(Encoded::new(&Resource::Service(Arc::new(made.service)), made.refers))
+                })
+            }
+            ResourceName::Endpoints(backend) => resources.find(name, None, || {
+                let made = translate::endpoints(index, backend, domain)?;
+                Some(Encoded::new(&Resource::Endpoints(Arc::new(made)), []))
+            }),
+            ResourceName::Address(ip) => resources.find(name, None, || {
+                let made = translate::address(index, *ip, domain)?;
+                Some(Encoded::new(&Resource::Address(*ip, made), []))
+            }),
+            ResourceName::Trust => {
+                resources.find(name, None, || Some(Encoded::new(&Resource::Trust(Arc::clone(trust)), [])))
+            }
+            // Every workload has its own, so there is nobody to share it with.
+            ResourceName::Inbound => {
+                let made = translate::inbound(index, workload);
+                Some(Arc::new(Encoded::new(&Resource::Inbound(Arc::new(made)), [])))
+            }
+        }
+    }
+
+    /// The objects.
+    #[must_use]
+    pub const fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The trust bundle.
+    #[must_use]
+    pub const fn trust(&self) -> &Arc<TrustBundle> {
+        &self.trust
+    }
+
+    /// The status of every route.
+    #[must_use]
+    pub const fn statuses(&self) -> &BTreeMap<RouteRef, RouteStatus> {
+        &self.statuses
+    }
+
+    /// What routes refer to and is not there.
+    #[must_use]
+    pub const fn unresolved(&self) -> &BTreeMap<RouteRef, Vec<Problem>> {
+        &self.unresolved
+    }
+}

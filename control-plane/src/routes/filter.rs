@@ -1,0 +1,202 @@
+//! Filters of rules and of backends.
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use weir_core::route::{Filter, HeaderChanges, PathChange, Redirect, Rewrite};
+
+use super::Problems;
+use crate::objects::{
+    FieldPath, GatewayFilter, HeaderFilterSpec, HeaderSpec, PathModifierSpec, RedirectSpec, RewriteSpec, excerpt,
+};
+
+/// Where filters stand; not every filter may stand everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In a rule of an HTTPRoute. The flag: every match of it is a prefix, so that a prefix can be replaced.
+    HttpRule { prefixes_only: bool },
+    /// In a backendRef of an HTTPRoute.
+    HttpBackend { prefixes_only: bool },
+    /// In a rule or a backendRef of a GRPCRoute.
+    Grpc,
+}
+
+/// The filters. What cannot be honoured is among the problems, and then none of the rule's requests may be served without it.
+pub(super) fn filters(specs: &[GatewayFilter], place: Place, field: &FieldPath, problems: &mut Problems) -> Vec<Filter> {
+    let each = specs.iter().enumerate();
+    let filters: Vec<Filter> = each.filter_map(|(i, spec)| filter(spec, place, &field.index(i), problems)).collect();
+    let count = |wanted: fn(&Filter) -> bool| filters.iter().filter(|it| wanted(it)).count();
+    let redirects = count(|it| matches!(it, Filter::Redirect(_)));
+    let rewrites = count(|it| matches!(it, Filter::Rewrite(_)));
+    if redirects > 0 && rewrites > 0 {
+        problems.incompatible(field.clone(), "RequestRedirect and URLRewrite cannot be used together");
+    }
+    let requests = count(|it| matches!(it, Filter::RequestHeaders(_)));
+    let responses = count(|it| matches!(it, Filter::ResponseHeaders(_)));
+    for (name, times) in [
+        ("RequestRedirect", redirects),
+        ("URLRewrite", rewrites),
+        ("RequestHeaderModifier", requests),
+        ("ResponseHeaderModifier", responses),
+    ] {
+        if times > 1 {
+            problems.incompatible(field.clone(), format!("{name} may be used once, and is used {times} times"));
+        }
+    }
+    filters
+}
+
+fn filter(spec: &GatewayFilter, place: Place, field: &FieldPath, problems: &mut Problems) -> Option<Filter> {
+    let prefixes_only = match place {
+        Place::HttpRule { prefixes_only } | Place::HttpBackend { prefixes_only } => prefixes_only,
+        Place::Grpc => false,
+    };
+    match (spec.kind.as_str(), place) {
+        ("RequestHeaderModifier", _) => {
+            let inner = field.key("requestHeaderModifier");
+            given(spec.request_header_modifier.as_ref(), &inner, problems)
+                .and_then(|spec| header_changes(spec, &inner, problems))
+                .map(Filter::RequestHeaders)
+        }
+        ("ResponseHeaderModifier", _) => {
+            let inner = field.key("responseHeaderModifier");
+            given(spec.response_header_modifier.as_ref(), &inner, problems)
+                .and_then(|spec| header_changes(spec, &inner, problems))
+                .map(Filter::ResponseHeaders)
+        }
+        ("RequestRedirect", Place::HttpRule { .. }) => {
+            let inner = field.key("requestRedirect");
+            let spec = given(spec.request_redirect.as_ref(), &inner, problems)?;
+            redirect(spec, prefixes_only, &inner, problems).map(Filter::Redirect)
+        }
+        ("URLRewrite", Place::HttpRule { .. } | Place::HttpBackend { .. }) => {
+            let inner = field.key("urlRewrite");
+            let spec = given(spec.url_rewrite.as_ref(), &inner, problems)?;
+            rewrite(spec, prefixes_only, &inner, problems).map(Filter::Rewrite)
+        }
+        ("RequestRedirect" | "URLRewrite", Place::HttpBackend { .. } | Place::Grpc) => {
+            problems.unsupported(field.key("type"), format!("{} cannot stand here", spec.kind));
+            None
+        }
+        ("RequestMirror" | "CORS" | "ExternalAuth" | "ExtensionRef", _) => {
+            let message = format!("{} is not served by this version of Weir, and is never skipped: its requests get 500", spec.kind);
+            problems.unsupported(field.key("type"), message);
+            None
+        }
+        (other, _) => {
+            problems.unsupported(field.key("type"), format!("`{}` is not a type of filter", excerpt(other)));
+            None
+        }
+    }
+}
+
+fn given<'a, T>(spec: Option<&'a T>, field: &FieldPath, problems: &mut Problems) -> Option<&'a T> {
+    if spec.is_none() {
+        problems.unsupported(field.clone(), "is missing, though `type` says that it is here");
+    }
+    spec
+}
+
+fn header_changes(spec: &HeaderFilterSpec, field: &FieldPath, problems: &mut Problems) -> Option<HeaderChanges> {
+    let mark = problems.mark();
+    let set = pairs(&spec.set, &field.key("set"), problems);
+    let add = pairs(&spec.add, &field.key("add"), problems);
+    let mut remove = Vec::with_capacity(spec.remove.len());
+    for (i, text) in spec.remove.iter().enumerate() {
+        remove.extend(header_name(text, field.key("remove").index(i), problems));
+    }
+    (problems.mark() == mark).then_some(HeaderChanges { set, add, remove })
+}
+
+fn pairs(specs: &[HeaderSpec], field: &FieldPath, problems: &mut Problems) -> Vec<(HeaderName, HeaderValue)> {
+    let mut pairs = Vec::with_capacity(specs.len());
+    for (i, spec) in specs.iter().enumerate() {
+        let field = field.index(i);
+        let name = header_name(&spec.name, field.key("name"), problems);
+        match HeaderValue::from_str(&spec.value) {
+            Ok(value) => pairs.extend(name.map(|name| (name, value))),
+            Err(_) => problems.unsupported(field.key("value"), "a header's value must be visible ASCII characters"),
+        }
+    }
+    pairs
+}
+
+fn header_name(text: &str, field: FieldPath, problems: &mut Problems) -> Option<HeaderName> {
+    let name = HeaderName::from_bytes(text.as_bytes()).ok();
+    if name.is_none() {
+        problems.unsupported(field, format!("expected a header's name, found `{}`", excerpt(text)));
+    }
+    name
+}
+
+fn redirect(spec: &RedirectSpec, prefixes_only: bool, field: &FieldPath, problems: &mut Problems) -> Option<Redirect> {
+    let mark = problems.mark();
+    if let Some(other) = spec.scheme.as_deref().filter(|scheme| !matches!(*scheme, "http" | "https")) {
+        problems.unsupported(field.key("scheme"), format!("expected http or https, found `{}`", excerpt(other)));
+    }
+    let port = spec.port.map(u16::try_from);
+    if matches!(port, Some(Err(_) | Ok(0))) {
+        problems.unsupported(field.key("port"), "expected a port from 1 to 65535");
+    }
+    let status = match spec.status_code.unwrap_or(302) {
+        301 => StatusCode::MOVED_PERMANENTLY,
+        302 => StatusCode::FOUND,
+        303 => StatusCode::SEE_OTHER,
+        307 => StatusCode::TEMPORARY_REDIRECT,
+        308 => StatusCode::PERMANENT_REDIRECT,
+        other => {
+            problems.unsupported(field.key("statusCode"), format!("expected 301, 302, 303, 307 or 308, found {other}"));
+            StatusCode::FOUND
+        }
+    };
+    check_hostname(spec.hostname.as_deref(), field, problems);
+    let path = spec.path.as_ref().and_then(|path| path_change(path, prefixes_only, &field.key("path"), problems));
+    (problems.mark() == mark).then(|| Redirect {
+        scheme: spec.scheme.as_deref().map(Into::into),
+        hostname: spec.hostname.as_deref().map(Into::into),
+        path,
+        port: port.and_then(Result::ok),
+        status,
+    })
+}
+
+fn rewrite(spec: &RewriteSpec, prefixes_only: bool, field: &FieldPath, problems: &mut Problems) -> Option<Rewrite> {
+    let mark = problems.mark();
+    check_hostname(spec.hostname.as_deref(), field, problems);
+    let path = spec.path.as_ref().and_then(|path| path_change(path, prefixes_only, &field.key("path"), problems));
+    (problems.mark() == mark).then(|| Rewrite { hostname: spec.hostname.as_deref().map(Into::into), path })
+}
+
+fn check_hostname(hostname: Option<&str>, field: &FieldPath, problems: &mut Problems) {
+    let Some(hostname) = hostname else { return };
+    if let Err(error) = hostname.parse::<weir_core::names::ObjectName>() {
+        problems.unsupported(field.key("hostname"), error.to_string());
+    }
+}
+
+fn path_change(spec: &PathModifierSpec, prefixes_only: bool, field: &FieldPath, problems: &mut Problems) -> Option<PathChange> {
+    let (name, text) = match spec.kind.as_str() {
+        "ReplaceFullPath" => ("replaceFullPath", &spec.replace_full_path),
+        "ReplacePrefixMatch" => ("replacePrefixMatch", &spec.replace_prefix_match),
+        other => {
+            let message = format!("expected ReplaceFullPath or ReplacePrefixMatch, found `{}`", excerpt(other));
+            problems.unsupported(field.key("type"), message);
+            return None;
+        }
+    };
+    let Some(text) = text.as_deref() else {
+        problems.unsupported(field.key(name), "is missing, though `type` says that it is here");
+        return None;
+    };
+    // It becomes part of a URI, and of a header where it is a redirect.
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) || text.contains(['?', '#']) {
+        problems.unsupported(field.key(name), format!("expected a path without spaces, `?` and `#`, found `{}`", excerpt(text)));
+        return None;
+    }
+    if name == "replaceFullPath" {
+        return Some(PathChange::Full(text.into()));
+    }
+    if !prefixes_only {
+        problems.unsupported(field.key(name), "a prefix can be replaced only where every match of the rule is a PathPrefix");
+        return None;
+    }
+    Some(PathChange::Prefix(text.into()))
+}

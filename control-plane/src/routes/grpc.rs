@@ -1,0 +1,39 @@
+//! GRPCRoutes: HTTP routes whose paths are `/SERVICE/METHOD`.
+
+use weir_core::names::Label;
+use weir_core::route::{RouteKind, Timeouts};
+
+use super::filter::{Place, filters};
+use super::{Problems, Route, Rule, assemble, backend, matching};
+use crate::objects::{FieldPath, GrpcRouteSpec, GrpcRuleSpec, RouteMetadata};
+
+/// Judges a GRPCRoute.
+#[must_use]
+pub fn grpc(metadata: RouteMetadata, spec: &GrpcRouteSpec) -> Route {
+    // A route without rules has one that matches everything, as with an HTTPRoute.
+    let all = [GrpcRuleSpec::default()];
+    let written = if spec.rules.is_empty() { &all[..] } else { &spec.rules };
+    assemble(RouteKind::Grpc, metadata, &spec.parent_refs, written.len(), |key, problems| {
+        let each = written.iter().enumerate();
+        each.filter_map(|(index, spec)| rule(index, spec, &key.namespace, problems)).collect()
+    })
+}
+
+/// `None` for a rule none of whose matches can be honoured: it matches nothing.
+fn rule(index: usize, spec: &GrpcRuleSpec, own_namespace: &Label, problems: &mut Problems) -> Option<Rule> {
+    let field = FieldPath::of(&["spec", "rules"]).index(index);
+    let mark = problems.mark();
+    let each = spec.matches.iter().enumerate();
+    let matches: Vec<_> = each.filter_map(|(i, it)| matching::grpc(it, &field.key("matches").index(i), problems)).collect();
+    if matches.is_empty() && !spec.matches.is_empty() {
+        return None;
+    }
+    let filters = filters(&spec.filters, Place::Grpc, &field.key("filters"), problems);
+    if spec.session_persistence.is_some() {
+        problems.unsupported(field.key("sessionPersistence"), "is not served by this version of Weir");
+    }
+    let invalid = problems.since(mark);
+    let backends = backend::backends(&spec.backend_refs, own_namespace, Place::Grpc, &field.key("backendRefs"), problems);
+    let name = spec.name.as_deref().unwrap_or_default().into();
+    Some(Rule { index, name, matches, filters, backends, timeouts: Timeouts::default(), retry: None, invalid })
+}

@@ -1,0 +1,168 @@
+//! Routes, judged by what they say alone.
+//!
+//! What comes in is a route as it is written; what goes out is a [`Route`]: rules as values that cannot be wrong, and a
+//! [`RouteProblem`] for everything that could not be made one. Whether the Services that it names exist is asked later, in
+//! [`crate::translate`], because that changes while the route stays the same.
+
+mod backend;
+mod duration;
+mod filter;
+mod grpc;
+mod http;
+mod matching;
+mod parent;
+
+use std::sync::Arc;
+
+use weir_core::names::BackendRef;
+use weir_core::route::{Filter, HttpMatch, RetryPolicy, RouteKind, RouteRef, Timeouts};
+
+pub use grpc::grpc;
+pub use http::http;
+pub use parent::{Parent, parent_text};
+
+use crate::objects::{FieldPath, Kind, ObjectKey, ParentRefSpec};
+
+/// A route.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// Kind, namespace and name.
+    pub key: RouteRef,
+    /// Seconds since 1970 (UTC): the older route wins a tie.
+    pub created_seconds: i64,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// The Services that it is attached to.
+    pub parents: Vec<Parent>,
+    /// Its rules, without those that can match nothing.
+    pub rules: Vec<Rule>,
+    /// How many rules were written.
+    pub rules_written: usize,
+    /// What is not honoured.
+    pub problems: Vec<RouteProblem>,
+}
+
+/// A rule of a [`Route`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    /// Its position in the route, from 0.
+    pub index: usize,
+    /// Its name, empty if it has none.
+    pub name: Arc<str>,
+    /// Any of these; none at all is the prefix `/`.
+    pub matches: Vec<HttpMatch>,
+    /// Applied in this order.
+    pub filters: Vec<Filter>,
+    /// Who gets its requests.
+    pub backends: Vec<RouteBackend>,
+    /// How long a request may take.
+    pub timeouts: Timeouts,
+    /// Retries beyond those that are always safe.
+    pub retry: Option<RetryPolicy>,
+    /// Why its requests are answered with 500.
+    pub invalid: Option<Arc<str>>,
+}
+
+/// A backend of a [`Rule`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteBackend {
+    /// Where it is written.
+    pub field: FieldPath,
+    /// The service port, or a stand-in where `wrong_kind` or `invalid` is set.
+    pub backend: BackendRef,
+    /// Its share.
+    pub weight: u32,
+    /// Applied after the rule's own.
+    pub filters: Vec<Filter>,
+    /// The reference is to something that is not a Service: why.
+    pub wrong_kind: Option<Arc<str>>,
+    /// The backend cannot be used as it is written: why.
+    pub invalid: Option<Arc<str>>,
+}
+
+/// Why something in a route is not honoured, in the words of the Gateway API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteReason {
+    /// A value is unknown, wrong, or of a feature that is not served.
+    UnsupportedValue,
+    /// Two filters cannot be used together.
+    IncompatibleFilters,
+}
+
+impl RouteReason {
+    /// The reason as a condition writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UnsupportedValue => "UnsupportedValue",
+            Self::IncompatibleFilters => "IncompatibleFilters",
+        }
+    }
+}
+
+/// Something in a route that is not honoured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteProblem {
+    /// Where.
+    pub field: FieldPath,
+    /// What is wrong.
+    pub message: String,
+    /// What kind of wrong.
+    pub reason: RouteReason,
+}
+
+/// Collects problems while a route is read.
+#[derive(Debug, Default)]
+struct Problems(Vec<RouteProblem>);
+
+impl Problems {
+    fn unsupported(&mut self, field: FieldPath, message: impl Into<String>) {
+        self.0.push(RouteProblem { field, message: message.into(), reason: RouteReason::UnsupportedValue });
+    }
+
+    fn incompatible(&mut self, field: FieldPath, message: impl Into<String>) {
+        self.0.push(RouteProblem { field, message: message.into(), reason: RouteReason::IncompatibleFilters });
+    }
+
+    /// The first problem since `mark` in one line, if there is one.
+    fn since(&self, mark: usize) -> Option<Arc<str>> {
+        self.0.get(mark).map(|problem| format!("{}: {}", problem.field, problem.message).into())
+    }
+
+    const fn mark(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// The route as any object is named.
+#[must_use]
+pub fn object_key(route: &RouteRef) -> ObjectKey {
+    let kind = match route.kind {
+        RouteKind::Http => Kind::HttpRoute,
+        RouteKind::Grpc => Kind::GrpcRoute,
+    };
+    ObjectKey { kind, namespace: route.namespace.as_str().into(), name: route.name.as_str().into() }
+}
+
+/// How a route is put together, whichever kind it is.
+fn assemble(
+    kind: RouteKind,
+    metadata: crate::objects::RouteMetadata,
+    parent_refs: &[ParentRefSpec],
+    rules_written: usize,
+    rules: impl FnOnce(&RouteRef, &mut Problems) -> Vec<Rule>,
+) -> Route {
+    let key = RouteRef { kind, namespace: metadata.key.namespace, name: metadata.key.name };
+    let mut problems = Problems::default();
+    let parents = parent::parents(parent_refs, &key.namespace, &mut problems);
+    let rules = rules(&key, &mut problems);
+    Route {
+        key,
+        created_seconds: metadata.created_seconds,
+        generation: metadata.generation,
+        parents,
+        rules,
+        rules_written,
+        problems: problems.0,
+    }
+}

@@ -1,0 +1,26 @@
+//! Where the objects come from.
+//!
+//! A source sends [`Batch`]es: events that belong together, what is wrong at the moment, and a way to find where an object is
+//! written. [`dir`] watches a directory. An API server would send the same batches, so nothing behind this line changes when it
+//! comes.
+
+pub mod dir;
+
+use crate::diagnostics::{Diagnostic, Locate};
+use crate::index::Event;
+
+/// What a source saw at one time.
+pub struct Batch {
+    /// What happened, in order. It is taken whole before anybody is told of any of it.
+    pub events: Vec<Event>,
+    /// All that is wrong in the source at the moment.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Finds where an object's field is written.
+    pub locate: Locate,
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batch").field("events", &self.events).field("diagnostics", &self.diagnostics).finish_non_exhaustive()
+    }
+}

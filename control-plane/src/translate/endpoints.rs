@@ -1,0 +1,79 @@
+//! Who answers for a port of a Service.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use weir_core::names::{BackendRef, Identity, TrustDomain};
+use weir_core::snapshot::{Endpoint, Endpoints, Protocol};
+
+use super::protocol::{behind, pod_opaque, said};
+use crate::index::Index;
+use crate::objects::{Pod, ServicePort, SliceEndpoint};
+
+/// The endpoints of a Service's port. `None`: there is no such port.
+///
+/// Where no endpoint is ready, those that still serve while they end are better than none (KEP-1669).
+#[must_use]
+pub fn endpoints(index: &Index, name: &BackendRef, trust_domain: &TrustDomain) -> Option<Endpoints> {
+    let service = index.service(&name.service)?;
+    let port = service.port(name.port)?;
+    let said = said(index, service, port);
+    let collect = |takes: fn(&SliceEndpoint) -> bool| collect(index, name, port, said, trust_domain, takes);
+    let mut endpoints = collect(|it| it.ready);
+    if endpoints.is_empty() {
+        endpoints = collect(|it| it.serving && it.terminating);
+    }
+    Some(Endpoints { name: name.clone(), endpoints: endpoints.into_values().collect() })
+}
+
+fn collect(
+    index: &Index,
+    name: &BackendRef,
+    port: &ServicePort,
+    said: Option<Protocol>,
+    trust_domain: &TrustDomain,
+    takes: fn(&SliceEndpoint) -> bool,
+) -> BTreeMap<SocketAddr, Endpoint> {
+    let mut endpoints = BTreeMap::new();
+    for slice in index.slices_of(&name.service) {
+        for target in slice.ports.iter().filter(|it| it.name == port.name) {
+            for it in slice.endpoints.iter().filter(|it| takes(it)) {
+                let address = SocketAddr::new(it.ip, target.port);
+                let pod = pod(index, it);
+                let opaque = pod.and_then(|pod| pod_opaque(index, pod));
+                // While an endpoint moves from one slice to another, both have it: the first by name counts.
+                endpoints.entry(address).or_insert_with(|| Endpoint {
+                    address,
+                    identity: pod.and_then(|pod| identity(pod, trust_domain)),
+                    zone: Arc::clone(&it.zone),
+                    protocol: behind(said, target.port, opaque),
+                    pod: pod_name(pod, it),
+                });
+            }
+        }
+    }
+    endpoints
+}
+
+/// The Pod behind an endpoint: the one that the slice names if it really has the address, or else whoever has it.
+pub(super) fn pod<'a>(index: &'a Index, endpoint: &SliceEndpoint) -> Option<&'a Arc<Pod>> {
+    let named = endpoint.pod.as_ref().and_then(|key| index.pod(key));
+    named.filter(|pod| pod.ips.contains(&endpoint.ip) && !pod.finished).or_else(|| index.pod_at(endpoint.ip))
+}
+
+fn pod_name(pod: Option<&Arc<Pod>>, endpoint: &SliceEndpoint) -> Arc<str> {
+    let name = pod.map(|pod| &pod.key.name).or_else(|| endpoint.pod.as_ref().map(|key| &key.name));
+    name.map_or_else(|| "".into(), |name| name.as_str().into())
+}
+
+/// Who a Pod with a sidecar is.
+pub(super) fn identity(pod: &Pod, trust_domain: &TrustDomain) -> Option<Arc<Identity>> {
+    pod.meshed.then(|| {
+        Arc::new(Identity {
+            trust_domain: trust_domain.clone(),
+            namespace: pod.key.namespace.clone(),
+            service_account: pod.service_account.clone(),
+        })
+    })
+}

@@ -1,0 +1,21 @@
+//! What a proxy is told, made of the objects. Pure: the same index gives the same answer.
+//!
+//! [`service()`] and [`endpoints()`] are what callers see, [`address()`] what stands behind an address that was dialled, [`inbound()`]
+//! what a workload's own proxy must know, and [`status()`] what the author of a route must know.
+
+mod address;
+mod attach;
+mod backend;
+mod endpoints;
+mod inbound;
+mod protocol;
+mod service;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub use address::address;
+pub use endpoints::endpoints;
+pub use inbound::{Workload, inbound};
+pub use service::{ServiceView, service, view};
+pub use status::{CONTROLLER, Condition, ParentStatus, RouteStatus, status, unresolved};
