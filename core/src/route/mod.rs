@@ -4,6 +4,7 @@
 //! [`RouteTable::find`] is what each request pays. The order of rules is the Gateway API's ("most specific wins"), and it is a
 //! derived comparison: see [`precedence`].
 
+pub mod decide;
 pub mod filter;
 pub mod matching;
 pub mod model;

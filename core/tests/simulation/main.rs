@@ -98,7 +98,7 @@ impl Simulation {
                 Event::Hears(client) => self.clients[client].reconcile(&self.world, self.now),
                 Event::Weather => {
                     self.weather();
-                    let pause = self.about(Duration::from_millis(700));
+                    let pause = self.about(ms(400));
                     self.schedule(pause, Event::Weather);
                 }
             }
@@ -133,15 +133,18 @@ impl Simulation {
                 self.world.set_mood(well[self.rng.usize(..well.len())], mood, self.now);
             }
             5 if listed.len() < 12 => {
-                let own_time = Duration::from_millis(self.rng.u64(2..20));
-                self.world.add(own_time, self.now);
+                self.world.add(ms(self.rng.u64(2..20)), self.now);
                 self.tell();
             }
-            6 if well.len() > 2 => {
-                let leaving = well[self.rng.usize(..well.len())];
+            6 | 7 if well.len() > 2 => {
+                // Also one that is slow or silent, with requests under way; a new one may take its place at once.
+                let leaving = listed[self.rng.usize(..listed.len())];
                 self.world.unlist(leaving);
                 if self.rng.bool() {
                     self.world.set_mood(leaving, Mood::Dead, self.now);
+                }
+                if listed.len() < 5 || self.rng.bool() {
+                    self.world.add(ms(self.rng.u64(2..20)), self.now);
                 }
                 self.tell();
             }

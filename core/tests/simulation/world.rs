@@ -116,12 +116,9 @@ impl World {
         self.servers[number].well_since.is_some_and(|from| from < since) || self.never_unwell(number)
     }
 
-    /// How many servers have not been well at some time from `since` until now.
-    pub(crate) fn unwell_since(&self, since: Moment) -> usize {
-        self.servers
-            .iter()
-            .filter(|server| server.mood != Mood::Well || server.last_unwell.is_some_and(|last| last >= since))
-            .count()
+    /// Whether the server has not been well at some time from `since` until now.
+    pub(crate) fn unwell_since(&self, number: usize, since: Moment) -> bool {
+        !self.is_well(number) || self.servers[number].last_unwell.is_some_and(|last| last >= since)
     }
 
     fn never_unwell(&self, number: usize) -> bool {

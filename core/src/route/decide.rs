@@ -1,0 +1,179 @@
+//! The whole decision about one request: rule, filters, backend.
+
+use std::fmt;
+use std::sync::Arc;
+
+use fastrand::Rng;
+use http::request::Parts;
+use http::{HeaderValue, StatusCode};
+
+use super::filter::{RequestContext, RequestOutcome, Unapplicable, apply_request};
+use super::model::{Filter, HttpRule, WeightedBackend};
+use super::split;
+use super::table::{Found, RouteTable};
+
+/// What becomes of a request for a service that has routes.
+#[derive(Debug)]
+pub enum Decision<'t> {
+    /// It goes to this backend; its head has been changed as the filters say.
+    Forward {
+        /// Finds the rule again, see [`RouteTable::rule`].
+        found: Found,
+        /// The rule.
+        rule: &'t HttpRule,
+        /// Position of the backend in the rule.
+        index: usize,
+        /// The backend.
+        backend: &'t WeightedBackend,
+    },
+    /// It is answered with a redirect.
+    Redirect {
+        /// The rule that says so.
+        rule: &'t HttpRule,
+        /// Status.
+        status: StatusCode,
+        /// Location.
+        location: HeaderValue,
+    },
+    /// It is answered with an error of the mesh's own.
+    Refused {
+        /// The rule that it fell under, if any.
+        rule: Option<&'t HttpRule>,
+        /// Why.
+        why: Refusal,
+    },
+}
+
+/// Why routes do not let a request through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No rule matches: 404.
+    NoRoute,
+    /// The rule cannot be honoured: 500.
+    InvalidRule(Arc<str>),
+    /// A filter cannot be applied to this request: 500.
+    Filter(Unapplicable),
+    /// The rule has no backend with a weight above 0: 500.
+    NoBackend,
+    /// The share of a backend that does not exist: 500.
+    InvalidBackend(Arc<str>),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRoute => f.write_str("routes are attached, and none of their rules matches the request"),
+            Self::InvalidRule(why) | Self::InvalidBackend(why) => f.write_str(why),
+            Self::Filter(why) => why.fmt(f),
+            Self::NoBackend => f.write_str("the rule has no backend with a weight above 0"),
+        }
+    }
+}
+
+/// Decides, and changes the request's head as the filters of rule and backend say. `dialled_port` is the service's port.
+pub fn decide<'t>(table: &'t RouteTable, parts: &mut Parts, dialled_port: u16, rng: &mut Rng) -> Decision<'t> {
+    let Some(found) = table.find(&parts.method, parts.uri.path(), parts.uri.query(), &parts.headers) else {
+        return Decision::Refused { rule: None, why: Refusal::NoRoute };
+    };
+    let rule = table.rule(found);
+    let refused = |why| Decision::Refused { rule: Some(rule), why };
+    if let Some(why) = &rule.invalid {
+        return refused(Refusal::InvalidRule(Arc::clone(why)));
+    }
+    let context = RequestContext { prefix_len: found.prefix_len, scheme: "http", dialled_port };
+    if let Some(end) = filtered(rule, &rule.filters, parts, context) {
+        return end;
+    }
+    let chosen = split::choose(&rule.backends, rng).and_then(|index| Some((index, rule.backends.get(index)?)));
+    let Some((index, backend)) = chosen else { return refused(Refusal::NoBackend) };
+    if let Some(why) = &backend.invalid {
+        return refused(Refusal::InvalidBackend(Arc::clone(why)));
+    }
+    if let Some(end) = filtered(rule, &backend.filters, parts, context) {
+        return end;
+    }
+    Decision::Forward { found, rule, index, backend }
+}
+
+fn filtered<'t>(rule: &'t HttpRule, filters: &[Filter], parts: &mut Parts, context: RequestContext<'_>) -> Option<Decision<'t>> {
+    match apply_request(filters, parts, context) {
+        RequestOutcome::Continue => None,
+        RequestOutcome::Redirect { status, location } => Some(Decision::Redirect { rule, status, location }),
+        RequestOutcome::Refused(why) => Some(Decision::Refused { rule: Some(rule), why: Refusal::Filter(why) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::{HeaderChanges, HttpMatch, PathMatch, Redirect, RouteKind, RouteRef, Timeouts};
+    use http::{HeaderName, Request};
+
+    fn rule(prefix: &str) -> HttpRule {
+        HttpRule {
+            route: RouteRef { kind: RouteKind::Http, namespace: "shop".parse().unwrap(), name: "route".parse().unwrap() },
+            index: 0,
+            name: "".into(),
+            created_seconds: 0,
+            matches: vec![HttpMatch { path: PathMatch::Prefix(prefix.into()), ..HttpMatch::default() }],
+            filters: vec![],
+            backends: vec![backend("shop/good:80", 1)],
+            timeouts: Timeouts::default(),
+            retry: None,
+            invalid: None,
+        }
+    }
+
+    fn backend(name: &str, weight: u32) -> WeightedBackend {
+        WeightedBackend { backend: name.parse().unwrap(), weight, filters: vec![], invalid: None }
+    }
+
+    fn set(name: &'static str) -> Filter {
+        let header = (HeaderName::from_static(name), HeaderValue::from_static("1"));
+        Filter::RequestHeaders(HeaderChanges { set: vec![header], ..HeaderChanges::default() })
+    }
+
+    fn ask(rule: HttpRule, path: &str) -> (String, Parts) {
+        let table = RouteTable::new(vec![rule]);
+        let (mut parts, ()) = Request::get(format!("http://svc{path}")).body(()).unwrap().into_parts();
+        let text = match decide(&table, &mut parts, 80, &mut Rng::with_seed(1)) {
+            Decision::Forward { backend, .. } => format!("forward {}", backend.backend),
+            Decision::Redirect { status, location, .. } => format!("{} {}", status.as_u16(), location.to_str().unwrap()),
+            Decision::Refused { rule, why } => format!("refused {} {why:?}", rule.is_some()),
+        };
+        (text, parts)
+    }
+
+    #[test]
+    fn each_way_out_is_taken_for_its_own_reason() {
+        let invalid = HttpRule { invalid: Some("why".into()), ..rule("/") };
+        let empty = HttpRule { backends: vec![backend("shop/good:80", 0)], ..rule("/") };
+        let missing = HttpRule {
+            backends: vec![WeightedBackend { invalid: Some("gone".into()), ..backend("shop/gone:80", 1) }],
+            ..rule("/")
+        };
+        let redirect = Redirect { scheme: None, hostname: None, path: None, port: Some(81), status: StatusCode::FOUND };
+        let redirected = HttpRule { filters: vec![Filter::Redirect(redirect)], ..rule("/") };
+        for (rule, path, expected) in [
+            (rule("/"), "/x", "forward shop/good:80"),
+            (rule("/y"), "/x", "refused false NoRoute"),
+            (invalid, "/", r#"refused true InvalidRule("why")"#),
+            (empty, "/", "refused true NoBackend"),
+            (missing, "/", r#"refused true InvalidBackend("gone")"#),
+            (redirected, "/x?q", "302 http://svc:81/x?q"),
+        ] {
+            assert_eq!(ask(rule, path).0, expected);
+        }
+    }
+
+    #[test]
+    fn the_backends_filters_follow_the_rules_own() {
+        let rule = HttpRule {
+            filters: vec![set("x-rule")],
+            backends: vec![WeightedBackend { filters: vec![set("x-backend")], ..backend("shop/good:80", 1) }],
+            ..rule("/")
+        };
+        let (_, parts) = ask(rule, "/");
+        assert!(parts.headers.contains_key("x-rule") && parts.headers.contains_key("x-backend"));
+    }
+}

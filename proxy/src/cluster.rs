@@ -1,0 +1,182 @@
+//! One worker's view of one backend port: its endpoints, the balancer over them, the retry budget, the counters.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use weir_core::balance::{BalanceConfig, Balancer, Outcome, Ticket};
+use weir_core::budget::{BudgetConfig, RetryBudget};
+use weir_core::names::BackendRef;
+use weir_core::snapshot::{Endpoint, Endpoints, Protocol};
+
+use crate::exchange::SeriesCache;
+use crate::fault::{Fault, Reason};
+use crate::pool::Upstream;
+use crate::shared::{ClusterEndpoint, ClusterView, Shared};
+
+/// A backend port.
+pub(crate) struct Cluster {
+    /// Its name.
+    pub(crate) backend: BackendRef,
+    /// Where its requests are counted.
+    pub(crate) series: SeriesCache,
+    shared: Arc<Shared>,
+    balancer: RefCell<Balancer<Rc<Upstream>>>,
+    /// What the balancer was last reconciled with.
+    endpoints: RefCell<Option<Arc<Endpoints>>>,
+    budget: RefCell<RetryBudget>,
+    rng: RefCell<fastrand::Rng>,
+    last_used: Cell<Instant>,
+}
+
+impl Cluster {
+    /// A backend whose endpoints are not known yet.
+    pub(crate) fn new(shared: &Arc<Shared>, backend: BackendRef) -> Rc<Self> {
+        Rc::new(Self {
+            backend,
+            series: SeriesCache::default(),
+            shared: Arc::clone(shared),
+            balancer: RefCell::new(Balancer::new(BalanceConfig::default())),
+            endpoints: RefCell::default(),
+            budget: RefCell::new(RetryBudget::new(BudgetConfig::default())),
+            rng: RefCell::new(fastrand::Rng::new()),
+            last_used: Cell::new(Instant::now()),
+        })
+    }
+
+    /// Takes over the endpoints of the current configuration. A comparison of two pointers when nothing has changed.
+    pub(crate) fn reconcile(&self, endpoints: Option<&Arc<Endpoints>>) {
+        self.last_used.set(Instant::now());
+        let mut known = self.endpoints.borrow_mut();
+        let same = match (known.as_ref(), endpoints) {
+            (Some(mine), Some(theirs)) => Arc::ptr_eq(mine, theirs),
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            return;
+        }
+        *known = endpoints.cloned();
+        let list = endpoints.map_or(&[][..], |it| &it.endpoints);
+        let make = |endpoint: &Endpoint| Upstream::new(&self.shared, endpoint.address, endpoint.identity.clone());
+        self.balancer.borrow_mut().reconcile(list, self.shared.now(), make);
+    }
+
+    /// Picks an endpoint, one that is not among `tried` if there is another.
+    ///
+    /// # Errors
+    ///
+    /// There is no ready endpoint.
+    pub(crate) fn pick(self: &Rc<Self>, tried: &[SocketAddr]) -> Result<Pick, Fault> {
+        let mut balancer = self.balancer.borrow_mut();
+        let ticket = balancer
+            .pick(self.shared.now(), &mut self.rng.borrow_mut(), tried)
+            .map_err(|_| Fault::new(Reason::NoEndpoint, format!("{} has no ready endpoint", self.backend)))?;
+        match (balancer.client(&ticket), balancer.endpoint(&ticket)) {
+            (Some(upstream), Some(endpoint)) => Ok(Pick {
+                upstream: Rc::clone(upstream),
+                protocol: endpoint.protocol,
+                ticket: Some(ticket),
+                cluster: Rc::clone(self),
+            }),
+            _ => Err(Fault::new(Reason::NoEndpoint, format!("{} has no ready endpoint", self.backend))),
+        }
+    }
+
+    /// A request that is not a retry pays into the retry budget.
+    pub(crate) fn deposit(&self) {
+        self.budget.borrow_mut().deposit(self.shared.now());
+    }
+
+    /// Whether the budget admits one more retry; counted when it does not.
+    pub(crate) fn withdraw(&self) -> bool {
+        let granted = self.budget.borrow_mut().withdraw(self.shared.now());
+        if !granted {
+            self.shared.metrics.over_budget(&self.backend);
+        }
+        granted
+    }
+
+    fn finish(&self, ticket: Ticket, outcome: Outcome) {
+        let ejected = self.balancer.borrow_mut().finish(ticket, outcome, self.shared.now(), &mut self.rng.borrow_mut());
+        if let Some(ejected) = ejected {
+            let cause = ejected.cause.as_str();
+            self.shared.metrics.ejection(&self.backend, cause);
+            tracing::warn!(
+                backend = %self.backend, endpoint = %ejected.address, cause, seconds = ejected.length.as_secs_f64(),
+                "endpoint ejected: it failed several times in a row; it is tried again after this time"
+            );
+        }
+    }
+
+    /// When it was last asked for.
+    pub(crate) fn last_used(&self) -> Instant {
+        self.last_used.get()
+    }
+
+    /// Whether nothing is under way to any endpoint.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.balancer.borrow().view().all(|it| it.outstanding == 0)
+    }
+
+    /// Closes connections that nothing has used for a while.
+    pub(crate) fn sweep(&self, now: Instant) {
+        for client in self.balancer.borrow().clients() {
+            client.sweep(now);
+        }
+    }
+
+    /// For the admin page.
+    pub(crate) fn view(&self, worker: usize) -> ClusterView {
+        let balancer = self.balancer.borrow();
+        let mut endpoints: Vec<_> = balancer
+            .view()
+            .map(|it| ClusterEndpoint {
+                address: it.endpoint.address.to_string(),
+                pod: it.endpoint.pod.to_string(),
+                identity: it.endpoint.identity.as_ref().map(ToString::to_string),
+                outstanding: it.outstanding,
+                rtt_ms: it.rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
+                ejected_seconds: it.ejected_for.map(|left| left.as_secs_f64()),
+            })
+            .collect();
+        endpoints.sort_by(|a, b| a.address.cmp(&b.address));
+        ClusterView { backend: self.backend.to_string(), worker, endpoints }
+    }
+}
+
+/// An endpoint that was picked. Dropped without an outcome it counts as abandoned: neither for nor against the endpoint.
+pub(crate) struct Pick {
+    /// The endpoint's connections.
+    pub(crate) upstream: Rc<Upstream>,
+    /// What it speaks.
+    pub(crate) protocol: Protocol,
+    ticket: Option<Ticket>,
+    cluster: Rc<Cluster>,
+}
+
+impl Pick {
+    /// The answer has begun: this is the round trip that balancing compares.
+    pub(crate) fn answered(&mut self) {
+        if let Some(ticket) = &mut self.ticket {
+            self.cluster.balancer.borrow_mut().answered(ticket, self.cluster.shared.now());
+        }
+    }
+
+    /// The attempt is over.
+    pub(crate) fn finish(mut self, outcome: Outcome) {
+        if let Some(ticket) = self.ticket.take() {
+            self.cluster.finish(ticket, outcome);
+        }
+    }
+}
+
+impl Drop for Pick {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.cluster.finish(ticket, Outcome::Abandoned);
+        }
+    }
+}

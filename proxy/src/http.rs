@@ -1,0 +1,203 @@
+//! What both directions share of HTTP: serving a connection, and the headers that belong to one hop only.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::header::{CONNECTION, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+
+use crate::body::Body;
+use crate::io::local::LocalExecutor;
+
+/// A request's head may have this many bytes: what common servers admit, several times over.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// How long a client may take over a request's head, and how long its connection may stay idle between two: hyper has one timer
+/// for both. Longer than the minute after which common clients give up idle connections themselves.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Streams that one HTTP/2 connection may have open.
+const MAX_STREAMS: u32 = 1000;
+
+/// Bytes in flight per stream and per connection, as on the client side (`pool/http2.rs`).
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// Peers that vanish without a word are noticed after both times together.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Bytes of a stream's answer that may wait to be sent.
+const MAX_SEND_BUFFER: usize = 128 * 1024;
+
+/// Serves an HTTP/1 connection until it ends. When `drain` turns true the request under way is finished and the connection closed.
+///
+/// # Errors
+///
+/// How the connection broke.
+pub(crate) async fn serve_http1<I, F, Fut>(io: I, drain: Option<watch::Receiver<bool>>, handler: Rc<F>) -> hyper::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Fn(Request<Incoming>) -> Fut + 'static,
+    Fut: Future<Output = Response<Body>> + 'static,
+{
+    let service = service_fn(move |request| {
+        let answer = handler(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let Some(mut drain) = drain else { return connection.await };
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        _ = drain.wait_for(|draining| *draining) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    connection.await
+}
+
+/// Serves an HTTP/2 connection until it ends. When `drain` turns true the client is told with a GOAWAY, and the streams under way
+/// are finished.
+///
+/// # Errors
+///
+/// How the connection broke.
+pub(crate) async fn serve_http2<I, F, Fut>(io: I, drain: Option<watch::Receiver<bool>>, handler: Rc<F>) -> hyper::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+    F: Fn(Request<Incoming>) -> Fut + 'static,
+    Fut: Future<Output = Response<Body>> + 'static,
+{
+    let service = service_fn(move |request| {
+        let answer = handler(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let connection = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .auto_date_header(false)
+        .enable_connect_protocol()
+        .serve_connection(TokioIo::new(io), service);
+    let mut connection = pin!(connection);
+    let Some(mut drain) = drain else { return connection.await };
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        _ = drain.wait_for(|draining| *draining) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    connection.await
+}
+
+/// Headers of one hop that go whether or not `Connection` lists them (RFC 9110, section 7.6.1). `Transfer-Encoding` and `TE` are
+/// hyper's and ours to write anew.
+const HOP_BY_HOP: [HeaderName; 5] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("proxy-authorization"),
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Headers that a client cannot have removed by listing them in `Connection`: what the application's decisions rest on.
+const PROTECTED: [&str; 9] = [
+    "authorization",
+    "cookie",
+    "host",
+    "content-length",
+    "content-type",
+    "forwarded",
+    "x-forwarded-for",
+    "weir-client-id",
+    "traceparent",
+];
+
+/// Removes what belongs to the hop that the message came over.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if let Some(listed) = headers.remove(CONNECTION) {
+        let named = listed.to_str().unwrap_or_default().split(',').map(str::trim);
+        for name in named.filter(|name| !PROTECTED.iter().any(|it| it.eq_ignore_ascii_case(name))) {
+            // `TE: trailers` is asked of every hop, and `Trailer` announces what the body carries on.
+            if !name.eq_ignore_ascii_case(TE.as_str()) && !name.eq_ignore_ascii_case(TRAILER.as_str()) {
+                headers.remove(name);
+            }
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if let Some(te) = headers.get(TE) {
+        // Nothing but `trailers` may go on (RFC 9113, section 8.2.2).
+        let trailers = te.as_bytes().split(|b| *b == b',').any(|it| it.trim_ascii().eq_ignore_ascii_case(b"trailers"));
+        if trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        } else {
+            headers.remove(TE);
+        }
+    }
+}
+
+/// What an HTTP/1.1 request wants to become, if it asks for an upgrade that can be carried: one protocol name, and not `h2c`,
+/// which RFC 9113 has withdrawn and which has been used to smuggle requests past proxies.
+pub(crate) fn upgrade_token(headers: &HeaderMap) -> Option<String> {
+    let asked = headers
+        .get_all(CONNECTION)
+        .iter()
+        .any(|value| value.as_bytes().split(|b| *b == b',').any(|it| it.trim_ascii().eq_ignore_ascii_case(b"upgrade")));
+    let token = headers.get(UPGRADE)?.to_str().ok()?.trim();
+    let plain = !token.is_empty() && token.len() <= 64 && !token.contains([',', ' ']) && !token.eq_ignore_ascii_case("h2c");
+    (asked && plain).then(|| token.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn what_belongs_to_one_hop_stays_on_it() {
+        let mut map = headers(&[
+            ("connection", "keep-alive, x-mine, Authorization"),
+            ("keep-alive", "timeout=5"),
+            ("x-mine", "1"),
+            ("authorization", "Bearer t"),
+            ("te", "gzip, trailers"),
+            ("transfer-encoding", "chunked"),
+            ("accept", "*/*"),
+        ]);
+        strip_hop_by_hop(&mut map);
+        assert_eq!(map, headers(&[("authorization", "Bearer t"), ("te", "trailers"), ("accept", "*/*")]));
+    }
+
+    #[test]
+    fn an_upgrade_is_one_protocol_that_the_connection_header_confirms() {
+        let token = |pairs| upgrade_token(&headers(pairs));
+        assert_eq!(token(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]).as_deref(), Some("websocket"));
+        assert_eq!(token(&[("upgrade", "websocket")]), None);
+        assert_eq!(token(&[("connection", "upgrade, http2-settings"), ("upgrade", "h2c")]), None);
+        assert_eq!(token(&[("connection", "upgrade"), ("upgrade", "websocket, h2c")]), None);
+    }
+}

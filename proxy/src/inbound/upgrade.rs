@@ -1,0 +1,99 @@
+//! Upgrades on their way in: an extended CONNECT from another sidecar (RFC 8441) becomes an HTTP/1.1 upgrade again.
+
+use std::rc::Rc;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::ext::Protocol;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use weir_core::authz::Permit;
+
+use super::Caller;
+use super::request::{connection_labels, pass_on};
+use crate::body::{Body, RequestBody};
+use crate::exchange::Exchange;
+use crate::fault::{Fault, Reason};
+use crate::http::strip_hop_by_hop;
+use crate::io::copy::copy_both;
+use crate::pool::{SendError, Wire};
+
+/// An upgrade that a client asks for.
+pub(super) struct Asked {
+    token: HeaderValue,
+    client: OnUpgrade,
+    /// The client's side is an HTTP/2 stream: accepted with 200, without the headers of HTTP/1.1.
+    stream: bool,
+}
+
+/// Takes the upgrade out of a request, if it asks for one.
+pub(super) fn asked(parts: &mut Parts, token_of: impl Fn(&HeaderMap) -> Option<String>) -> Option<Result<Asked, Fault>> {
+    let (token, stream) = if parts.method == Method::CONNECT {
+        (parts.extensions.remove::<Protocol>()?.as_str().to_owned(), true)
+    } else if parts.method == Method::GET {
+        (token_of(&parts.headers)?, false)
+    } else {
+        return None;
+    };
+    let client = parts.extensions.remove::<OnUpgrade>();
+    Some(match (HeaderValue::from_str(&token), client) {
+        (Ok(token), Some(client)) => Ok(Asked { token, client, stream }),
+        (Err(_), _) => Err(Fault::new(Reason::BadRequest, "the protocol to upgrade to is no header value")),
+        (_, None) => Err(Fault::new(Reason::UpgradeFailed, "this connection cannot be upgraded")),
+    })
+}
+
+/// Offers the upgrade to the application and carries the connection after it.
+///
+/// # Errors
+///
+/// The application does not answer.
+pub(super) async fn run(
+    caller: &Caller,
+    _: Permit,
+    mut parts: Parts,
+    asked: Asked,
+    exchange: &mut Option<Exchange>,
+) -> Result<Response<Body>, Fault> {
+    let Asked { token, client, stream } = asked;
+    parts.method = Method::GET;
+    parts.headers.remove(CONTENT_LENGTH);
+    parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    parts.headers.insert(UPGRADE, token.clone());
+    let request = Request::from_parts(parts, RequestBody::Empty);
+    let mut answered = caller.port.app.send(request, Wire::Http1).await.map_err(|error| match error {
+        SendError::NotProcessed(fault) | SendError::Broke(fault) => fault,
+    })?;
+    if answered.response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(pass_on(answered, exchange));
+    }
+    let server = hyper::upgrade::on(&mut answered.response);
+    let (mut parts, _) = answered.response.into_parts();
+    strip_hop_by_hop(&mut parts.headers);
+    parts.headers.remove(CONTENT_LENGTH);
+    if stream {
+        parts.status = StatusCode::OK;
+    } else {
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(UPGRADE, token);
+    }
+    if let Some(mut exchange) = exchange.take() {
+        exchange.answered(StatusCode::SWITCHING_PROTOCOLS, &parts.headers);
+    }
+    let series = caller.worker.connections.find(&connection_labels(caller));
+    let busy = (caller.worker.in_flight.enter(), Rc::clone(&caller.port));
+    let lease = answered.lease;
+    tokio::task::spawn_local(async move {
+        let (_busy, _lease) = (busy, lease);
+        match tokio::try_join!(client, server) {
+            Ok((client, server)) => {
+                let _open = series.open();
+                let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
+                let _ = copy_both(&mut client, &mut server, &series.sent, &series.received).await;
+            }
+            Err(error) => tracing::debug!(%error, "an upgraded connection ended before it began"),
+        }
+    });
+    Ok(Response::from_parts(parts, Body::Empty))
+}

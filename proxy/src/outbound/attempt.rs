@@ -1,0 +1,360 @@
+//! The attempts that one request is worth.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, StatusCode, Version};
+use weir_core::backoff::Backoff;
+use weir_core::balance::{FailureCause, Outcome};
+use weir_core::deadline::{Deadline, Expiry};
+use weir_core::retry::{AttemptEnd, RequestFacts, Verdict, wants_retry};
+use weir_core::snapshot::Protocol;
+
+use super::request::{Route, To, attempt_series};
+use crate::body::{Body, ReplayBody, RequestBody};
+use crate::cluster::Pick;
+use crate::exchange::{Exchange, Tracked};
+use crate::fault::{Fault, Hop, Reason, WEIR_ERROR};
+use crate::http::strip_hop_by_hop;
+use crate::pool::{Answer, PROTO_HTTP1, SendError, Upstream, WEIR_PROTO, Wire};
+use crate::worker::Worker;
+
+/// A request that is ready to be sent, as often as it takes.
+pub(super) struct Attempts<'a> {
+    /// The worker.
+    pub(super) worker: &'a Rc<Worker>,
+    /// The decision.
+    pub(super) route: &'a Route,
+    /// The request's head, absolute form, free of hop-by-hop headers.
+    pub(super) parts: Parts,
+    /// Its body.
+    pub(super) body: ClientBody,
+    /// Whether the client spoke HTTP/2.
+    pub(super) client_http2: bool,
+    /// Its time.
+    pub(super) deadline: Deadline,
+}
+
+/// A client's body.
+pub(super) enum ClientBody {
+    /// None.
+    Empty,
+    /// One that may be sent again while it is small.
+    Replay(ReplayBody),
+}
+
+/// How one attempt ended without an answer for the client.
+struct Failed {
+    end: AttemptEnd,
+    fault: Fault,
+    /// An answer that may be passed on after all, if nothing better comes.
+    answer: Option<(Answer, Option<Pick>)>,
+}
+
+impl Failed {
+    /// Another attempt follows: the answer that was there is not wanted.
+    fn give_up(self) {
+        let cause = match self.end {
+            AttemptEnd::NotProcessed => FailureCause::Connect,
+            AttemptEnd::Broke => FailureCause::Reset,
+            AttemptEnd::AttemptTimeout => FailureCause::Timeout,
+            AttemptEnd::Status(_) => FailureCause::ServerError,
+        };
+        finish(self.answer.and_then(|(_, pick)| pick), Outcome::Failure(cause));
+    }
+}
+
+/// Sends the request until it is answered or not worth another attempt.
+///
+/// # Errors
+///
+/// The last attempt's failure.
+pub(super) async fn run(attempts: Attempts<'_>, exchange: &mut Option<Exchange>) -> Result<Response<Body>, Fault> {
+    let mut tried: Vec<SocketAddr> = Vec::new();
+    let mut retries = 0;
+    if let To::Backend(cluster) = &attempts.route.to {
+        cluster.deposit();
+    }
+    loop {
+        let failed = match attempts.once(&mut tried, exchange).await? {
+            Ok((answer, pick)) => return Ok(attempts.pass_on(answer, pick, exchange)),
+            Err(failed) => failed,
+        };
+        match attempts.wait_to_retry(&failed, retries).await {
+            Ok(()) => {
+                failed.give_up();
+                retries += 1;
+            }
+            Err(why) => {
+                if let Some((answer, pick)) = failed.answer {
+                    return Ok(attempts.pass_on(answer, pick, exchange));
+                }
+                let Fault { reason, detail } = failed.fault;
+                return Err(Fault::new(reason, format!("{detail} (retries: {retries}; no further one: {why})")));
+            }
+        }
+        if let Some(series) = exchange.as_ref().and_then(Exchange::series) {
+            series.retried();
+        }
+    }
+}
+
+impl Attempts<'_> {
+    /// One attempt. The outer error ends the request.
+    async fn once(
+        &self,
+        tried: &mut Vec<SocketAddr>,
+        exchange: &mut Option<Exchange>,
+    ) -> Result<Result<(Answer, Option<Pick>), Box<Failed>>, Fault> {
+        let now = self.worker.shared.now();
+        let limit = self.deadline.attempt(now);
+        if limit.is_some_and(|(left, _)| left.is_zero()) {
+            return Err(self.timed_out());
+        }
+        let (upstream, protocol, mut pick) = self.pick(tried)?;
+        self.count(&upstream, exchange);
+        let (request, wire) = self.request(&upstream, protocol);
+        let sending = upstream.send(request, wire);
+        let sent = match limit {
+            None => sending.await,
+            Some((limit, expiry)) => match tokio::time::timeout(limit, sending).await {
+                Ok(sent) => sent,
+                Err(_) => {
+                    tried.push(upstream.address);
+                    finish(pick, Outcome::Failure(FailureCause::Timeout));
+                    return match expiry {
+                        Expiry::Request => Err(self.timed_out()),
+                        Expiry::BackendRequest => {
+                            let detail = format!("{} did not answer within {limit:?}", upstream.describe());
+                            let fault = Fault::new(Reason::BackendRequestTimeout, detail);
+                            Ok(Err(Box::new(Failed { end: AttemptEnd::AttemptTimeout, fault, answer: None })))
+                        }
+                    };
+                }
+            },
+        };
+        match sent {
+            Ok(answer) => {
+                if let Some(pick) = &mut pick {
+                    pick.answered();
+                }
+                Ok(self.judge(answer, pick, &upstream, tried))
+            }
+            Err(SendError::NotProcessed(fault)) => {
+                tried.push(upstream.address);
+                finish(pick, Outcome::Failure(FailureCause::Connect));
+                Ok(Err(Box::new(Failed { end: AttemptEnd::NotProcessed, fault, answer: None })))
+            }
+            Err(SendError::Broke(fault)) => {
+                tried.push(upstream.address);
+                finish(pick, Outcome::Failure(FailureCause::Reset));
+                Ok(Err(Box::new(Failed { end: AttemptEnd::Broke, fault, answer: None })))
+            }
+        }
+    }
+
+    /// What an answer means: for the client, or for another attempt.
+    fn judge(
+        &self,
+        mut answer: Answer,
+        pick: Option<Pick>,
+        upstream: &Upstream,
+        tried: &mut Vec<SocketAddr>,
+    ) -> Result<(Answer, Option<Pick>), Box<Failed>> {
+        if upstream.identity.is_none() {
+            // Only the mesh says what the mesh did.
+            answer.response.headers_mut().remove(WEIR_ERROR);
+        }
+        let status = answer.response.status();
+        let end = match upstream.identity.as_ref().and(peer_fault(answer.response.headers())) {
+            Some(end) => end,
+            None if self.route.retry().is_some_and(|policy| policy.codes.contains(&status)) => AttemptEnd::Status(status),
+            None => return Ok((answer, pick)),
+        };
+        tried.push(upstream.address);
+        let fault = Fault::new(Reason::UpstreamReset, format!("{} answered {status}", upstream.describe()));
+        Err(Box::new(Failed { end, fault, answer: Some((answer, pick)) }))
+    }
+
+    fn pick(&self, tried: &[SocketAddr]) -> Result<(Rc<Upstream>, Protocol, Option<Pick>), Fault> {
+        match &self.route.to {
+            To::Backend(cluster) => {
+                if !tried.is_empty() {
+                    // Time has passed: endpoints may have come and gone.
+                    let snapshot = self.worker.shared.snapshot.load();
+                    cluster.reconcile(snapshot.endpoints(&cluster.backend));
+                }
+                let pick = cluster.pick(tried)?;
+                Ok((Rc::clone(&pick.upstream), pick.protocol, Some(pick)))
+            }
+            To::Endpoint(address, identity) => Ok((self.worker.direct(*address, identity.as_ref()), self.route.protocol, None)),
+        }
+    }
+
+    fn count(&self, upstream: &Upstream, exchange: &mut Option<Exchange>) {
+        if let (Some(exchange), To::Backend(cluster)) = (exchange, &self.route.to)
+            && let Some(series) = attempt_series(exchange, self.worker, cluster, upstream.identity.as_ref())
+        {
+            exchange.counted_in(series);
+        }
+    }
+
+    /// The request for this endpoint. The head is copied because another attempt may need it.
+    fn request(&self, upstream: &Upstream, endpoint_protocol: Protocol) -> (Request<RequestBody>, Wire) {
+        let body = match &self.body {
+            ClientBody::Empty => RequestBody::Empty,
+            ClientBody::Replay(replay) => RequestBody::Replay(replay.reader()),
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = self.parts.method.clone();
+        *request.uri_mut() = self.parts.uri.clone();
+        *request.headers_mut() = self.parts.headers.clone();
+        request.headers_mut().remove(&WEIR_PROTO);
+        let wire = wire(self.client_http2, upstream.identity.is_some(), [self.route.protocol, endpoint_protocol]);
+        if upstream.identity.is_some() && !self.client_http2 {
+            request.headers_mut().insert(WEIR_PROTO, PROTO_HTTP1);
+        }
+        (request, wire)
+    }
+
+    /// Waits until the next attempt may begin. The error says why there is none.
+    async fn wait_to_retry(&self, failed: &Failed, retries: u32) -> Result<(), &'static str> {
+        let replayable = match &self.body {
+            ClientBody::Empty => true,
+            ClientBody::Replay(replay) => replay.replayable(),
+        };
+        let policy = self.route.retry();
+        let facts = RequestFacts::new(&self.parts.method, replayable);
+        if let Verdict::Stop(stop) = wants_retry(failed.end, facts, policy, retries) {
+            return Err(stop.as_str());
+        }
+        let delay = self.delay(failed.end, retries);
+        if !self.deadline.allows(self.worker.shared.now(), delay) {
+            return Err("timeout");
+        }
+        if let To::Backend(cluster) = &self.route.to
+            && !cluster.withdraw()
+        {
+            return Err("retry-budget");
+        }
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        Ok(())
+    }
+
+    fn delay(&self, end: AttemptEnd, retries: u32) -> Duration {
+        let policy = self.route.retry();
+        // Nobody has done any work for it yet, and the next endpoint is another one.
+        if end == AttemptEnd::NotProcessed && retries == 0 && policy.is_none() {
+            return Duration::ZERO;
+        }
+        let backoff = match policy.map(|policy| policy.backoff).filter(|it| !it.is_zero()) {
+            Some(base) => Backoff { base, max: base.saturating_mul(10) },
+            None => Backoff::default(),
+        };
+        backoff.delay(retries + 1, &mut self.worker.rng.borrow_mut())
+    }
+
+    fn timed_out(&self) -> Fault {
+        let limit = self.route.timeouts().request.unwrap_or_default();
+        Fault::new(Reason::RequestTimeout, format!("the route gives a request {limit:?}, retries included"))
+    }
+
+    /// Hands the answer to the client, and follows its body.
+    fn pass_on(&self, answer: Answer, pick: Option<Pick>, exchange: &mut Option<Exchange>) -> Response<Body> {
+        let Answer { response, lease } = answer;
+        let (mut parts, incoming) = response.into_parts();
+        parts.version = Version::HTTP_11;
+        strip_hop_by_hop(&mut parts.headers);
+        self.route.apply_to_answer(&mut parts.headers);
+        let outcome =
+            if is_gateway_failure(parts.status) { Outcome::Failure(FailureCause::ServerError) } else { Outcome::Success };
+        let body = match exchange.take() {
+            Some(mut exchange) => {
+                exchange.answered(parts.status, &parts.headers);
+                let tracked = Tracked::new(incoming, exchange, lease, pick.map(|pick| (pick, outcome)));
+                Body::Upstream(self.bounded(tracked))
+            }
+            // The exchange is there until the one answer that takes it.
+            None => Body::Empty,
+        };
+        Response::from_parts(parts, body)
+    }
+
+    /// The request's time covers its answer's body.
+    fn bounded(&self, tracked: Tracked) -> Tracked {
+        let Some(left) = self.deadline.remaining(self.worker.shared.now()) else { return tracked };
+        let worker = Rc::clone(self.worker);
+        tracked.until(tokio::time::Instant::now() + left, move || {
+            worker.shared.metrics.fault(Hop::Outbound, Reason::RequestTimeout);
+        })
+    }
+}
+
+/// How a request is written to its endpoint.
+pub(super) fn wire(client_http2: bool, meshed: bool, protocols: [Protocol; 2]) -> Wire {
+    if meshed || protocols.contains(&Protocol::Http2) {
+        return Wire::Http2;
+    }
+    if client_http2 && !protocols.contains(&Protocol::Http1) { Wire::Http2 } else { Wire::Http1 }
+}
+
+/// What the endpoint's own sidecar says of a request that it could not serve. Only that sidecar can have said it: it removes the
+/// header from what its application answers.
+fn peer_fault(headers: &HeaderMap) -> Option<AttemptEnd> {
+    let text = headers.get(WEIR_ERROR)?.to_str().ok()?;
+    let reason = text.split(';').next()?;
+    let not_processed = [Reason::ConnectFailed, Reason::ConnectTimeout, Reason::Overloaded];
+    if not_processed.iter().any(|it| it.as_str() == reason) {
+        return Some(AttemptEnd::NotProcessed);
+    }
+    (reason == Reason::UpstreamReset.as_str()).then_some(AttemptEnd::Broke)
+}
+
+/// Statuses by which a server says that it, or what stands behind it, is not well. A 500 is as often the request's fault.
+const fn is_gateway_failure(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
+fn finish(pick: Option<Pick>, outcome: Outcome) {
+    if let Some(pick) = pick {
+        pick.finish(outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn a_request_is_written_as_its_endpoint_understands_it() {
+        let any = [Protocol::Detect, Protocol::Detect];
+        for (client_http2, meshed, protocols, expected) in [
+            (false, true, any, Wire::Http2),
+            (true, true, any, Wire::Http2),
+            (false, false, any, Wire::Http1),
+            (true, false, any, Wire::Http2),
+            (true, false, [Protocol::Http1, Protocol::Detect], Wire::Http1),
+            (false, false, [Protocol::Detect, Protocol::Http2], Wire::Http2),
+        ] {
+            assert_eq!(wire(client_http2, meshed, protocols), expected, "{client_http2} {meshed} {protocols:?}");
+        }
+    }
+
+    #[test]
+    fn the_other_sidecar_says_whether_its_application_saw_the_request() {
+        let said = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(WEIR_ERROR, HeaderValue::from_static(text));
+            peer_fault(&headers)
+        };
+        assert_eq!(said("connect-failed; hop=inbound; detail=\"x\""), Some(AttemptEnd::NotProcessed));
+        assert_eq!(said("upstream-reset; hop=inbound; detail=\"x\""), Some(AttemptEnd::Broke));
+        assert_eq!(said("plaintext-refused; hop=inbound"), None);
+        assert_eq!(peer_fault(&HeaderMap::new()), None);
+    }
+}

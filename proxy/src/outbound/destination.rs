@@ -1,0 +1,110 @@
+//! From what the client wrote to what the mesh knows.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_core::names::{BackendRef, Target};
+use weir_core::snapshot::{AddressTarget, Endpoint, Known, Service, ServicePort};
+
+use crate::fault::{Fault, Reason};
+use crate::worker::Worker;
+
+/// How long the system's resolver may take over a name outside the cluster.
+const DNS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Where a request or a connection goes.
+#[derive(Clone)]
+pub(crate) enum Destination {
+    /// A service: routed and balanced.
+    Service(ServiceDestination),
+    /// A workload by its own address: secured, not routed.
+    Workload(Endpoint),
+    /// Outside the mesh: passed on as it is.
+    Outside(SocketAddr),
+}
+
+/// A port of a service.
+#[derive(Clone)]
+pub(crate) struct ServiceDestination {
+    service: Arc<Service>,
+    /// The service and the port that was dialled.
+    pub(crate) backend: BackendRef,
+}
+
+impl ServiceDestination {
+    /// The port's configuration.
+    pub(crate) fn port(&self) -> Option<&ServicePort> {
+        self.service.ports.get(&self.backend.port)
+    }
+}
+
+/// Finds the destination, asking the control plane and the system's resolver where needed.
+///
+/// # Errors
+///
+/// Nothing is there, or nobody can say.
+pub(crate) async fn find(worker: &Worker, target: Target) -> Result<Destination, Fault> {
+    match target {
+        Target::Service(backend) => service(worker, backend).await,
+        Target::Address(address) => by_address(worker, address).await,
+        Target::External { host, port } => outside(worker, &host, port).await,
+    }
+}
+
+/// Finds what stands behind an address that was dialled.
+///
+/// # Errors
+///
+/// As [`find`].
+pub(crate) async fn by_address(worker: &Worker, address: SocketAddr) -> Result<Destination, Fault> {
+    refuse_loop(worker, address)?;
+    match worker.address(address.ip()).await? {
+        Known::Present(AddressTarget::Service(name)) => service(worker, BackendRef { service: name, port: address.port() }).await,
+        Known::Present(AddressTarget::Workload(endpoint)) => Ok(Destination::Workload(Endpoint { address, ..endpoint })),
+        Known::Absent => Ok(Destination::Outside(address)),
+    }
+}
+
+async fn service(worker: &Worker, backend: BackendRef) -> Result<Destination, Fault> {
+    let Known::Present(service) = worker.service(&backend.service).await? else {
+        let detail = format!("there is no service {}; names of two parts are read as SERVICE.NAMESPACE", backend.service);
+        return Err(Fault::new(Reason::UnknownDestination, detail));
+    };
+    if !service.ports.contains_key(&backend.port) {
+        let ports: Vec<_> = service.ports.keys().map(ToString::to_string).collect();
+        let detail = format!("service {} has no port {}; it has {}", backend.service, backend.port, ports.join(", "));
+        return Err(Fault::new(Reason::UnknownPort, detail));
+    }
+    Ok(Destination::Service(ServiceDestination { service, backend }))
+}
+
+async fn outside(worker: &Worker, host: &str, port: u16) -> Result<Destination, Fault> {
+    let unknown = |why: String| Fault::new(Reason::UnknownDestination, format!("{host} is no service of the mesh, and {why}"));
+    let found = tokio::time::timeout(DNS_TIMEOUT, tokio::net::lookup_host((host, port)))
+        .await
+        .map_err(|_| unknown(String::from("DNS does not answer")))?
+        .map_err(|error| unknown(format!("DNS says: {error}")))?
+        .next()
+        .ok_or_else(|| unknown(String::from("DNS has no address for it")))?;
+    // A name may point into the mesh; then its policies hold, whatever the name.
+    by_address(worker, found).await
+}
+
+/// A request to one of the proxy's own listeners would come back here until everything is used up.
+fn refuse_loop(worker: &Worker, address: SocketAddr) -> Result<(), Fault> {
+    let settings = &worker.shared.settings;
+    let own = [Some(settings.outbound_listen), settings.inbound_listen, Some(settings.admin_listen)];
+    let is_own = own.into_iter().flatten().any(|it| {
+        it.port() == address.port()
+            && (it.ip() == address.ip() || (it.ip().is_unspecified() && is_this_workload(worker, address.ip())))
+    });
+    if is_own {
+        return Err(Fault::new(Reason::Loop, format!("{address} is this proxy itself")));
+    }
+    Ok(())
+}
+
+fn is_this_workload(worker: &Worker, ip: std::net::IpAddr) -> bool {
+    ip.is_loopback() || worker.shared.settings.workload.pod_ips.contains(&ip)
+}

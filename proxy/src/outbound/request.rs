@@ -1,0 +1,343 @@
+//! One HTTP request of the application: where it goes, and what is done to it on the way.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use weir_core::deadline::Deadline;
+use weir_core::names::{BackendRef, Identity, Target};
+use weir_core::route::decide::{Decision, Refusal, decide};
+use weir_core::route::filter::apply_response;
+use weir_core::route::{Found, HttpRule, RetryPolicy, RouteTable, Timeouts};
+use weir_core::snapshot::Protocol;
+
+use super::attempt::{self, Attempts, ClientBody};
+use super::destination::{self, Destination, ServiceDestination};
+use super::{Mode, tunnel, upgrade};
+use crate::body::{Body, ReplayBody};
+use crate::cluster::Cluster;
+use crate::exchange::{Exchange, LabelsRef, Series};
+use crate::fault::{Fault, Hop, Reason, is_grpc};
+use crate::http::{strip_hop_by_hop, upgrade_token};
+use crate::metrics::Labels;
+use crate::worker::{MAX_IN_FLIGHT, Worker};
+
+/// Serves one request; every failure becomes an answer. Cancelled when the client goes away, and then what runs upstream ends.
+pub(super) async fn serve(worker: Rc<Worker>, mode: Rc<Mode>, request: Request<Incoming>) -> Response<Body> {
+    let started = Instant::now();
+    let grpc = is_grpc(request.headers());
+    let http10 = request.version() == Version::HTTP_10;
+    let mut exchange = Some(Exchange::begin(started, grpc, worker.in_flight.enter()));
+    let served = if worker.in_flight.count() > MAX_IN_FLIGHT {
+        let detail = format!("{MAX_IN_FLIGHT} requests are under way in this worker already");
+        Err(Fault::new(Reason::Overloaded, detail))
+    } else if request.method() == Method::CONNECT {
+        tunnel::connect(&worker, &mode, request, &mut exchange).await
+    } else {
+        forward(&worker, &mode, request, &mut exchange).await
+    };
+    match served {
+        Ok(mut response) => {
+            *response.version_mut() = if http10 { Version::HTTP_10 } else { Version::HTTP_11 };
+            response
+        }
+        Err(fault) => refuse(&worker, &fault, grpc, exchange),
+    }
+}
+
+fn refuse(worker: &Worker, fault: &Fault, grpc: bool, exchange: Option<Exchange>) -> Response<Body> {
+    worker.shared.metrics.fault(Hop::Outbound, fault.reason);
+    tracing::debug!(hop = "outbound", reason = fault.reason.as_str(), detail = %fault.detail, "request refused");
+    let response = fault.response(Hop::Outbound, grpc);
+    if let Some(mut exchange) = exchange {
+        if !exchange.is_counted() {
+            exchange.counted_in(unknown_series(worker));
+        }
+        exchange.answered(response.status(), response.headers());
+    }
+    response
+}
+
+fn unknown_series(worker: &Worker) -> Rc<Series> {
+    let labels = LabelsRef { service: None, route: None, peer: None };
+    worker.unknown.find(&labels, || Series::new(&worker.shared, Labels::unknown(Hop::Outbound)))
+}
+
+async fn forward(
+    worker: &Rc<Worker>,
+    mode: &Mode,
+    request: Request<Incoming>,
+    exchange: &mut Option<Exchange>,
+) -> Result<Response<Body>, Fault> {
+    let (mut parts, body) = request.into_parts();
+    let (destination, authority) = match mode {
+        Mode::Proxy => {
+            let authority = authority(&parts)?;
+            let default_port = if parts.uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 };
+            let target = worker
+                .shared
+                .resolver
+                .resolve(authority.as_str(), default_port)
+                .map_err(|error| Fault::new(Reason::BadRequest, error.to_string()))?;
+            (destination::find(worker, target).await?, authority)
+        }
+        Mode::Dialled(destination, dialled) => {
+            let authority = authority(&parts).or_else(|_| authority_of(&dialled.to_string()))?;
+            (destination.clone(), authority)
+        }
+    };
+    if parts.uri.scheme() == Some(&Scheme::HTTPS) {
+        let detail = "a request for https:// cannot be forwarded in plaintext; use CONNECT";
+        return Err(Fault::new(Reason::BadRequest, detail));
+    }
+    absolute_form(&mut parts, authority)?;
+    let client_http2 = parts.version == Version::HTTP_2;
+    let upgrade = if client_http2 { None } else { upgrade_token(&parts.headers) };
+    let sent = Sent { client_http2, upgrade };
+    match destination {
+        Destination::Service(service) => to_service(worker, &service, parts, body, sent, exchange).await,
+        Destination::Workload(endpoint) => {
+            let route = Route::direct(endpoint.address, endpoint.identity.clone(), endpoint.protocol);
+            run(worker, route, parts, body, sent, exchange).await
+        }
+        Destination::Outside(address) => {
+            run(worker, Route::direct(address, None, Protocol::Detect), parts, body, sent, exchange).await
+        }
+    }
+}
+
+/// How the client sent a request.
+pub(super) struct Sent {
+    /// In HTTP/2, prior knowledge.
+    pub(super) client_http2: bool,
+    /// The protocol that it wants the connection to become.
+    pub(super) upgrade: Option<String>,
+}
+
+/// The decision for one request.
+pub(super) struct Route {
+    /// Who gets it.
+    pub(super) to: To,
+    /// The rule's, if a rule matched.
+    rule: Option<(Arc<RouteTable>, Found, usize)>,
+    /// What is spoken on the port.
+    pub(super) protocol: Protocol,
+}
+
+/// Who gets a request.
+pub(super) enum To {
+    /// An endpoint of a backend.
+    Backend(Rc<Cluster>),
+    /// One endpoint, by its address.
+    Endpoint(std::net::SocketAddr, Option<Arc<Identity>>),
+}
+
+impl Route {
+    fn direct(address: std::net::SocketAddr, identity: Option<Arc<Identity>>, protocol: Protocol) -> Self {
+        Self { to: To::Endpoint(address, identity), rule: None, protocol }
+    }
+
+    fn rule(&self) -> Option<&HttpRule> {
+        self.rule.as_ref().map(|(table, found, _)| table.rule(*found))
+    }
+
+    /// The route's timeouts.
+    pub(super) fn timeouts(&self) -> Timeouts {
+        self.rule().map(|rule| rule.timeouts).unwrap_or_default()
+    }
+
+    /// The route's retries.
+    pub(super) fn retry(&self) -> Option<&RetryPolicy> {
+        self.rule().and_then(|rule| rule.retry.as_ref())
+    }
+
+    /// Changes the answer's headers as the rule and its backend say.
+    pub(super) fn apply_to_answer(&self, headers: &mut http::HeaderMap) {
+        if let (Some(rule), Some((.., backend))) = (self.rule(), &self.rule) {
+            if let Some(backend) = rule.backends.get(*backend) {
+                apply_response(&backend.filters, headers);
+            }
+            apply_response(&rule.filters, headers);
+        }
+    }
+}
+
+async fn to_service(
+    worker: &Rc<Worker>,
+    destination: &ServiceDestination,
+    mut parts: Parts,
+    body: Incoming,
+    sent: Sent,
+    exchange: &mut Option<Exchange>,
+) -> Result<Response<Body>, Fault> {
+    let Some(port) = destination.port() else {
+        return Err(Fault::new(Reason::UnknownPort, format!("{} is not there any more", destination.backend)));
+    };
+    let snapshot = worker.shared.snapshot.load();
+    let service = &destination.backend;
+    let Some(table) = port.routes.clone() else {
+        let cluster = worker.cluster(service, &snapshot);
+        count_in(worker, exchange, service, None, &cluster);
+        let route = Route { to: To::Backend(cluster), rule: None, protocol: port.protocol };
+        drop(snapshot);
+        return run(worker, route, parts, body, sent, exchange).await;
+    };
+    let decision = decide(&table, &mut parts, service.port, &mut worker.rng.borrow_mut());
+    let route = match decision {
+        Decision::Forward { found, rule, index, backend } => {
+            let cluster = worker.cluster(&backend.backend, &snapshot);
+            count_in(worker, exchange, service, Some(rule), &cluster);
+            Route { to: To::Backend(cluster), protocol: port.protocol, rule: Some((Arc::clone(&table), found, index)) }
+        }
+        Decision::Redirect { rule, status, location } => {
+            count_in(worker, exchange, service, Some(rule), &worker.cluster(service, &snapshot));
+            return Ok(answer_redirect((status, location), exchange));
+        }
+        Decision::Refused { rule, why } => {
+            count_in(worker, exchange, service, rule, &worker.cluster(service, &snapshot));
+            return Err(refusal(service, rule, &why));
+        }
+    };
+    drop(snapshot);
+    run(worker, route, parts, body, sent, exchange).await
+}
+
+fn refusal(service: &BackendRef, rule: Option<&HttpRule>, why: &Refusal) -> Fault {
+    let reason = match why {
+        Refusal::NoRoute => Reason::NoRoute,
+        Refusal::InvalidRule(_) | Refusal::Filter(_) => Reason::InvalidRoute,
+        Refusal::NoBackend | Refusal::InvalidBackend(_) => Reason::InvalidBackend,
+    };
+    let place = match rule {
+        Some(rule) => format!("rule {} of route {}", rule.index, rule.route),
+        None => service.to_string(),
+    };
+    Fault::new(reason, format!("{place}: {why}"))
+}
+
+fn answer_redirect((status, location): (StatusCode, http::HeaderValue), exchange: &mut Option<Exchange>) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = status;
+    response.headers_mut().insert(http::header::LOCATION, location);
+    if let Some(mut exchange) = exchange.take() {
+        exchange.answered(status, response.headers());
+    }
+    response
+}
+
+/// Says where the exchange is counted as far as it is known now; the endpoint's identity comes with the attempt.
+fn count_in(worker: &Worker, exchange: &mut Option<Exchange>, service: &BackendRef, rule: Option<&HttpRule>, cluster: &Cluster) {
+    if let Some(exchange) = exchange {
+        exchange.counted_in(series(worker, service, rule, cluster, None));
+    }
+}
+
+fn series(
+    worker: &Worker,
+    service: &BackendRef,
+    rule: Option<&HttpRule>,
+    cluster: &Cluster,
+    peer: Option<&Arc<Identity>>,
+) -> Rc<Series> {
+    let labels = LabelsRef { service: Some(&service.service), route: rule.map(|rule| &rule.route), peer };
+    cluster.series.find(&labels, || {
+        let labels = Labels {
+            hop: Hop::Outbound,
+            service: Some(service.service.clone()),
+            route: rule.map(|rule| rule.route.clone()),
+            backend: Some(cluster.backend.clone()),
+            peer: peer.cloned(),
+        };
+        Series::new(&worker.shared, labels)
+    })
+}
+
+/// Where one attempt is counted, once it is known which endpoint it goes to.
+pub(super) fn attempt_series(
+    exchange: &Exchange,
+    worker: &Worker,
+    cluster: &Cluster,
+    peer: Option<&Arc<Identity>>,
+) -> Option<Rc<Series>> {
+    let counted = exchange.series()?;
+    let labels = LabelsRef { service: counted.service(), route: counted.route(), peer };
+    if counted.is_for(&labels) {
+        return None;
+    }
+    Some(cluster.series.find(&labels, || Series::new(&worker.shared, counted.labels_with_peer(peer.cloned()))))
+}
+
+async fn run(
+    worker: &Rc<Worker>,
+    route: Route,
+    mut parts: Parts,
+    body: Incoming,
+    sent: Sent,
+    exchange: &mut Option<Exchange>,
+) -> Result<Response<Body>, Fault> {
+    strip_hop_by_hop(&mut parts.headers);
+    if let Some(current) = exchange.as_mut().filter(|it| !it.is_counted()) {
+        current.counted_in(unknown_series(worker));
+    }
+    let deadline = Deadline::new(worker.shared.now(), route.timeouts());
+    if let Some(token) = sent.upgrade.filter(|_| parts.method == Method::GET) {
+        let client = upgrade::client_half(&mut parts);
+        return upgrade::run(worker, &route, parts, &token, client, exchange).await;
+    }
+    let body =
+        if hyper::body::Body::is_end_stream(&body) { ClientBody::Empty } else { ClientBody::Replay(ReplayBody::new(body)) };
+    let attempts = Attempts { worker, route: &route, parts, body, client_http2: sent.client_http2, deadline };
+    attempt::run(attempts, exchange).await
+}
+
+/// What the request names as its host: the request line's absolute form wins over the Host header (RFC 9112, section 3.2.2).
+fn authority(parts: &Parts) -> Result<Authority, Fault> {
+    if let Some(authority) = parts.uri.authority() {
+        return Ok(authority.clone());
+    }
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => Authority::try_from(host.as_bytes())
+            .map_err(|_| Fault::new(Reason::BadRequest, "the Host header is not HOST or HOST:PORT")),
+        (Some(_), Some(_)) => Err(Fault::new(Reason::BadRequest, "there is more than one Host header")),
+        (None, _) => Err(Fault::new(Reason::BadRequest, "the request names no host")),
+    }
+}
+
+pub(super) fn authority_of(text: &str) -> Result<Authority, Fault> {
+    Authority::try_from(text).map_err(|_| Fault::new(Reason::BadRequest, format!("`{text}` is no host")))
+}
+
+/// Requests travel through the proxy in absolute form, whatever the client wrote.
+fn absolute_form(parts: &mut Parts, authority: Authority) -> Result<(), Fault> {
+    let mut uri = std::mem::take(&mut parts.uri).into_parts();
+    uri.scheme = Some(Scheme::HTTP);
+    uri.authority = Some(authority);
+    uri.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
+    parts.uri = Uri::from_parts(uri)
+        .map_err(|error| Fault::new(Reason::BadRequest, format!("the request's target is not valid: {error}")))?;
+    Ok(())
+}
+
+/// The target of a CONNECT.
+pub(super) fn connect_target(worker: &Worker, parts: &Parts) -> Result<Target, Fault> {
+    let authority = parts.uri.authority().ok_or_else(|| Fault::new(Reason::BadRequest, "CONNECT without HOST:PORT"))?;
+    if authority.port_u16().is_none() {
+        return Err(Fault::new(Reason::BadRequest, "CONNECT needs a port: HOST:PORT"));
+    }
+    let resolved = worker.shared.resolver.resolve(authority.as_str(), 0);
+    resolved.map_err(|error| Fault::new(Reason::BadRequest, error.to_string()))
+}
+
+/// An empty answer of the mesh's own that is no failure.
+pub(super) fn bare(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::Full(Bytes::new()));
+    *response.status_mut() = status;
+    response
+}

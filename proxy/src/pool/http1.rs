@@ -1,0 +1,129 @@
+//! Pooled HTTP/1.1 connections to an endpoint outside the mesh, or to the application beside this proxy.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::header::HOST;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Request, Uri, Version};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+
+use super::{Answer, Lease, SendError, Upstream, connect};
+use crate::body::RequestBody;
+use crate::fault::{Fault, Reason};
+
+/// Idle connections kept per endpoint and worker. A sidecar serves one application; above this many at once new connections to
+/// loopback cost less than the memory of idle ones.
+const MAX_IDLE: usize = 128;
+
+/// Idle connections are closed after this. Below the 60 s after which common servers close theirs, so that the race between a
+/// request and the server's close is rare.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// A response's head may have this many bytes.
+const MAX_HEAD: usize = 64 * 1024;
+
+#[derive(Default)]
+pub(super) struct Pool {
+    idle: RefCell<Vec<Idle>>,
+}
+
+struct Idle {
+    sender: SendRequest<RequestBody>,
+    since: Instant,
+}
+
+impl Pool {
+    /// The connection used last, which is the likeliest to be open and warm.
+    fn take(&self) -> Option<SendRequest<RequestBody>> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(Idle { sender, .. }) = idle.pop() {
+            if sender.is_ready() {
+                return Some(sender);
+            }
+        }
+        None
+    }
+
+    fn put(&self, sender: SendRequest<RequestBody>) {
+        let mut idle = self.idle.borrow_mut();
+        if !sender.is_closed() && idle.len() < MAX_IDLE {
+            idle.push(Idle { sender, since: Instant::now() });
+        }
+    }
+
+    pub(super) fn sweep(&self, now: Instant) {
+        self.idle.borrow_mut().retain(|it| !it.sender.is_closed() && now.saturating_duration_since(it.since) < IDLE_TIMEOUT);
+    }
+}
+
+/// A connection that carries one request.
+pub(crate) struct Http1Lease {
+    sender: SendRequest<RequestBody>,
+    upstream: Rc<Upstream>,
+}
+
+impl Http1Lease {
+    pub(super) fn release(self) {
+        self.upstream.http1.put(self.sender);
+    }
+}
+
+pub(super) async fn send(upstream: &Rc<Upstream>, request: Request<RequestBody>) -> Result<Answer, SendError> {
+    let mut request = origin_form(request).map_err(SendError::NotProcessed)?;
+    loop {
+        let pooled = upstream.http1.take();
+        let reused = pooled.is_some();
+        let mut sender = match pooled {
+            Some(sender) => sender,
+            None => open(upstream).await.map_err(|error| SendError::NotProcessed(error.into_fault(upstream)))?,
+        };
+        match sender.try_send_request(request).await {
+            Ok(response) => {
+                let lease = Lease::Http1(Http1Lease { sender, upstream: Rc::clone(upstream) });
+                return Ok(Answer { response, lease });
+            }
+            Err(mut error) => match error.take_message() {
+                // The server closed the idle connection in the same moment; nothing of the request has been written.
+                Some(unsent) if reused => request = unsent,
+                Some(_) => {
+                    let detail = format!("{}: {}", upstream.describe(), super::root_cause(error.error()));
+                    return Err(SendError::NotProcessed(Fault::new(Reason::ConnectFailed, detail)));
+                }
+                None => return Err(upstream.broke(error.error())),
+            },
+        }
+    }
+}
+
+async fn open(upstream: &Rc<Upstream>) -> Result<SendRequest<RequestBody>, connect::ConnectError> {
+    let stream = connect::tcp(upstream.address).await?;
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(MAX_HEAD)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| connect::ConnectError::Tcp(std::io::Error::other(error)))?;
+    tokio::task::spawn_local(async move {
+        // How the connection ended is told to whoever has a request on it.
+        let _ = connection.with_upgrades().await;
+    });
+    Ok(sender)
+}
+
+/// HTTP/1.1 names the host in a header and only the path in the request line (RFC 9112, section 3.2.1).
+fn origin_form(mut request: Request<RequestBody>) -> Result<Request<RequestBody>, Fault> {
+    *request.version_mut() = Version::HTTP_11;
+    let invalid =
+        |error: http::Error| Fault::new(Reason::BadRequest, format!("the request cannot be written as HTTP/1.1: {error}"));
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    if let Some(authority) = parts.authority.take() {
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|error| invalid(error.into()))?;
+        request.headers_mut().insert(HOST, host);
+    }
+    parts.scheme = None;
+    parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|error| invalid(error.into()))?;
+    Ok(request)
+}

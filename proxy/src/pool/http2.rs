@@ -1,0 +1,180 @@
+//! Shared HTTP/2 connections: over mutual TLS between sidecars, with prior knowledge elsewhere.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::{LocalBoxFuture, Shared as SharedFuture};
+use http::header::HOST;
+use http::{Request, Version};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use super::connect::{self, ConnectError};
+use super::{Answer, Lease, SendError, Upstream};
+use crate::body::RequestBody;
+use crate::fault::{Fault, Reason};
+use crate::io::coalesce::Coalesced;
+use crate::io::local::LocalExecutor;
+
+/// Streams under way on one connection before another is opened. Below what the other side admits, so that no request waits in
+/// line behind a full connection.
+const CROWDED: usize = 200;
+
+/// Connections to one endpoint; beyond this they are shared more tightly.
+const MAX_CONNECTIONS: usize = 8;
+
+/// A connection without requests is closed after this.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Bytes in flight per stream and per connection. A stream's bound is what a slow client may pile up in memory.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// A response's headers may take this many bytes.
+const MAX_HEADER_LIST: u32 = 64 * 1024;
+
+/// A connection with requests on it is probed when it has been silent for this long, and given up after [`PING_TIMEOUT`].
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+pub(super) struct Pool {
+    connections: RefCell<Vec<Rc<Connection>>>,
+    opening: RefCell<Option<Opening>>,
+}
+
+type Opening = SharedFuture<LocalBoxFuture<'static, Result<Rc<Connection>, Rc<ConnectError>>>>;
+
+struct Connection {
+    sender: SendRequest<RequestBody>,
+    streams: Cell<usize>,
+    last_used: Cell<Instant>,
+    /// Of the certificate that it was authenticated with; 0 without TLS.
+    generation: u64,
+}
+
+impl Pool {
+    /// The least crowded connection, unless all are so crowded that another should be opened.
+    fn pick(&self, generation: u64) -> Option<Rc<Connection>> {
+        let mut connections = self.connections.borrow_mut();
+        // Those authenticated with an earlier certificate finish what they carry and take nothing new.
+        connections.retain(|it| !it.sender.is_closed() && it.generation == generation);
+        let full = connections.len() >= MAX_CONNECTIONS;
+        connections.iter().min_by_key(|it| it.streams.get()).filter(|it| full || it.streams.get() < CROWDED).cloned()
+    }
+
+    pub(super) fn sweep(&self, now: Instant) {
+        self.connections.borrow_mut().retain(|it| {
+            let busy = it.streams.get() > 0 || now.saturating_duration_since(it.last_used.get()) < IDLE_TIMEOUT;
+            busy && !it.sender.is_closed()
+        });
+    }
+}
+
+/// A stream on a shared connection.
+pub(crate) struct Http2Lease(Rc<Connection>);
+
+impl Http2Lease {
+    fn new(connection: Rc<Connection>) -> Self {
+        connection.streams.set(connection.streams.get() + 1);
+        Self(connection)
+    }
+}
+
+impl Drop for Http2Lease {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get().saturating_sub(1));
+        self.0.last_used.set(Instant::now());
+    }
+}
+
+pub(super) async fn send(upstream: &Rc<Upstream>, mut request: Request<RequestBody>) -> Result<Answer, SendError> {
+    *request.version_mut() = Version::HTTP_2;
+    // `:authority` says it; a Host beside it could say something else (RFC 9113, section 8.3.1).
+    request.headers_mut().remove(HOST);
+    // A connection may have begun to close since it was picked; its queue hands the request back untouched.
+    for _ in 0..=MAX_CONNECTIONS {
+        let connection = connection(upstream).await?;
+        let lease = Http2Lease::new(Rc::clone(&connection));
+        let mut sender = connection.sender.clone();
+        match sender.try_send_request(request).await {
+            Ok(response) => return Ok(Answer { response, lease: Lease::Http2(lease) }),
+            Err(mut error) => match error.take_message() {
+                Some(unsent) => {
+                    upstream.http2.connections.borrow_mut().retain(|it| !Rc::ptr_eq(it, &connection));
+                    request = unsent;
+                }
+                None if super::is_unprocessed(error.error()) => {
+                    let detail = format!("{} is closing: {}", upstream.describe(), super::root_cause(error.error()));
+                    return Err(SendError::NotProcessed(Fault::new(Reason::UpstreamReset, detail)));
+                }
+                None => return Err(upstream.broke(error.error())),
+            },
+        }
+    }
+    let detail = format!("{} closes every connection before it takes a request", upstream.describe());
+    Err(SendError::NotProcessed(Fault::new(Reason::ConnectFailed, detail)))
+}
+
+/// A connection with room. Requests that arrive while one is being opened wait for that one; it is opened to its end even if
+/// all of them are cancelled.
+async fn connection(upstream: &Rc<Upstream>) -> Result<Rc<Connection>, SendError> {
+    let generation = match &upstream.identity {
+        Some(_) => upstream.shared.tls.load().as_ref().map_or(0, |tls| tls.generation),
+        None => 0,
+    };
+    if let Some(connection) = upstream.http2.pick(generation) {
+        return Ok(connection);
+    }
+    let running = upstream.http2.opening.borrow().clone();
+    let opening = running.unwrap_or_else(|| begin_opening(upstream));
+    opening.await.map_err(|error| SendError::NotProcessed(error.fault(upstream)))
+}
+
+fn begin_opening(upstream: &Rc<Upstream>) -> Opening {
+    let task = tokio::task::spawn_local({
+        let upstream = Rc::clone(upstream);
+        async move {
+            let opened = open(&upstream).await;
+            upstream.http2.opening.borrow_mut().take();
+            let connection = Rc::new(opened?);
+            upstream.http2.connections.borrow_mut().push(Rc::clone(&connection));
+            Ok(connection)
+        }
+    });
+    let opening = async move { task.await.unwrap_or(Err(ConnectError::Cancelled)).map_err(Rc::new) }.boxed_local().shared();
+    *upstream.http2.opening.borrow_mut() = Some(opening.clone());
+    opening
+}
+
+async fn open(upstream: &Rc<Upstream>) -> Result<Connection, ConnectError> {
+    if upstream.identity.is_some() {
+        let (stream, generation) = connect::mesh(upstream, weir_tls::alpn::HTTP2).await?;
+        handshake(Coalesced::new(stream), generation).await
+    } else {
+        handshake(Coalesced::new(connect::tcp(upstream.address).await?), 0).await
+    }
+}
+
+async fn handshake<T>(stream: T, generation: u64) -> Result<Connection, ConnectError>
+where
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
+{
+    let (sender, connection) = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| ConnectError::Tcp(std::io::Error::other(error)))?;
+    tokio::task::spawn_local(async move {
+        // How the connection ended is told to whoever has a stream on it.
+        let _ = connection.await;
+    });
+    Ok(Connection { sender, streams: Cell::new(0), last_used: Cell::new(Instant::now()), generation })
+}

@@ -1,0 +1,129 @@
+use super::*;
+
+const GOOD: &[(&str, &str)] = &[
+    ("--pod-name", "reviews-v1"),
+    ("--pod-namespace", "shop"),
+    ("--service-account", "reviews"),
+    ("--pod-ip", "10.1.2.3"),
+    ("--control-plane", "weir-control-plane.weir-system:15410"),
+    ("--trust-bundle", "/bundle.pem"),
+    ("--token", "/token"),
+];
+
+fn read(more: &[(&str, &str)]) -> Result<Settings, BadUsage> {
+    let flags = GOOD.iter().chain(more).map(|(flag, value)| format!("{flag}={value}"));
+    Settings::read(std::iter::once("weir-proxy".to_owned()).chain(flags))
+}
+
+fn refused(more: &[(&str, &str)]) -> String {
+    read(more).unwrap_err().to_string()
+}
+
+#[test]
+fn what_is_not_said_has_its_default() {
+    let settings = read(&[]).unwrap();
+    assert_eq!(settings.outbound_listen.to_string(), "127.0.0.1:15401");
+    assert_eq!(settings.inbound_listen.unwrap().to_string(), "0.0.0.0:15406");
+    assert_eq!(settings.admin_listen.to_string(), "0.0.0.0:15420");
+    assert_eq!((settings.trust_domain.as_str(), settings.cluster_domain.as_str()), ("cluster.local", "cluster.local"));
+    assert_eq!(settings.drain_timeout, Duration::from_secs(30));
+    assert_eq!(settings.workers, available_cores());
+    assert_eq!(settings.state_dir, None);
+}
+
+#[test]
+fn inbound_mappings_stand_instead_of_redirection() {
+    let mapping = ("--inbound", "127.10.0.1:8080=127.0.0.1:18080, 127.10.0.1:9090=127.0.0.1:19090");
+    let settings = read(&[mapping]).unwrap();
+    assert_eq!(settings.inbound_listen, None);
+    assert_eq!(settings.inbound.len(), 2);
+    assert_eq!(settings.inbound[1].app.to_string(), "127.0.0.1:19090");
+    let both = read(&[mapping, ("--inbound-listen", "127.0.0.1:15406")]).unwrap();
+    assert!(both.inbound_listen.is_some());
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once() {
+    let said = Settings::read(["weir-proxy", "--workers=none", "--pod-ip=ten", "--drain-timeout=soon"]).unwrap_err().to_string();
+    for setting in [
+        "WEIR_POD_NAME (--pod-name): is not set",
+        "WEIR_POD_NAMESPACE",
+        "WEIR_SERVICE_ACCOUNT",
+        "WEIR_POD_IP (--pod-ip): `ten` is not an IP address",
+        "WEIR_CONTROL_PLANE",
+        "WEIR_TRUST_BUNDLE",
+        "WEIR_TOKEN",
+        "WEIR_WORKERS (--workers): `none`",
+        "WEIR_DRAIN_TIMEOUT (--drain-timeout): `soon`",
+    ] {
+        assert!(said.contains(setting), "{setting}: {said}");
+    }
+    assert!(said.starts_with("weir-proxy: 9 settings are missing or wrong:"), "{said}");
+    assert_eq!(said.matches("; write ").count(), 9, "each says what to write: {said}");
+}
+
+#[test]
+fn each_wrong_value_is_refused_by_name() {
+    for (flag, value) in [
+        ("--control-plane", "http://a:1"),
+        ("--control-plane", "a"),
+        ("--control-plane", "a:0"),
+        ("--control-plane", "a:99999"),
+        ("--control-plane", "::1:80"),
+        ("--control-plane", "a/b:80"),
+        ("--outbound-listen", "15401"),
+        ("--admin-listen", "localhost:1"),
+        ("--workers", "0"),
+        ("--workers", "4096"),
+        ("--inbound", "127.0.0.1:80"),
+        ("--inbound", "127.0.0.1:80=127.0.0.1:80"),
+        ("--inbound", "127.0.0.1:80=127.0.0.1:0"),
+        ("--pod-ip", "0.0.0.0"),
+        ("--pod-namespace", "Shop"),
+        ("--trust-domain", "a/b"),
+        ("--drain-timeout", "2d"),
+        ("--drain-timeout", "25h"),
+        ("--drain-timeout", "99999999999999999999s"),
+        ("--log-format", "xml"),
+        ("--log-level", "a=b=c"),
+    ] {
+        let setting = format!("WEIR_{}", flag.trim_start_matches("--").to_uppercase().replace('-', "_"));
+        let flags =
+            GOOD.iter().filter(|(name, _)| *name != flag).copied().chain([(flag, value)]).map(|(f, v)| format!("{f}={v}"));
+        let said = Settings::read(std::iter::once("weir-proxy".to_owned()).chain(flags)).unwrap_err().to_string();
+        assert!(said.contains(&setting) && said.contains("1 setting is"), "{flag}={value}: {said}");
+    }
+}
+
+#[test]
+fn durations_are_read_with_their_unit() {
+    for (text, ms) in [("500ms", 500), ("30s", 30_000), ("30", 30_000), ("2m", 120_000), ("1h", 3_600_000), ("0s", 0)] {
+        assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+    }
+}
+
+#[test]
+fn two_listeners_at_one_address_are_refused() {
+    let said = refused(&[("--admin-listen", "127.0.0.1:15401")]);
+    assert!(said.contains("WEIR_ADMIN_LISTEN (--admin-listen): 127.0.0.1:15401 is taken by WEIR_OUTBOUND_LISTEN"), "{said}");
+    let said = refused(&[("--inbound", "127.1.0.1:80=127.0.0.1:81,127.1.0.1:80=127.0.0.1:82")]);
+    assert!(said.contains("is taken by WEIR_INBOUND already"), "{said}");
+    assert!(read(&[("--admin-listen", "127.0.0.1:0"), ("--outbound-listen", "127.0.0.1:0")]).is_ok());
+}
+
+#[test]
+fn an_empty_value_counts_as_not_set() {
+    let settings = read(&[("--state-dir", ""), ("--workers", " ")]).unwrap();
+    assert_eq!((settings.state_dir, settings.workers), (None, available_cores()));
+}
+
+#[test]
+fn help_names_every_variable() {
+    use clap::CommandFactory;
+    let help = Flags::command().render_long_help().to_string();
+    for argument in Flags::command().get_arguments().filter(|it| !matches!(it.get_id().as_str(), "help" | "version")) {
+        let variable = argument.get_env().unwrap().to_string_lossy().into_owned();
+        assert!(help.contains(&variable), "{variable}");
+        assert_eq!(variable, format!("WEIR_{}", argument.get_id().as_str().to_uppercase()));
+    }
+}

@@ -1,0 +1,307 @@
+//! A worker: one thread, one event loop, its own listeners, connections, balancers and caches. Workers share nothing that one of
+//! them could wait for.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::{Arc, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use weir_core::names::{BackendRef, Identity, ServiceRef};
+use weir_core::snapshot::{AddressTarget, Known, ResourceName, Service, Snapshot};
+
+use crate::cluster::Cluster;
+use crate::exchange::{ConnectionCache, InFlight, SeriesCache};
+use crate::fault::{Fault, Reason};
+use crate::inbound::Inbound;
+use crate::listen::{self, ListenError};
+use crate::outbound;
+use crate::pool::Upstream;
+use crate::shared::{Shared, WorkerQuestion};
+
+/// How long a request waits for the control plane to say what its destination is. Answers take milliseconds; while the control
+/// plane is away this is what a call to a new destination costs before it fails.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often idle connections and unused state are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// State of a backend that nothing has called for this long is given up.
+const CLUSTER_IDLE: Duration = Duration::from_secs(600);
+
+/// Requests and connections under way in one worker. Above it new ones are refused: each holds up to a few hundred kilobytes of
+/// buffers, and a proxy that swaps or is killed serves nobody.
+pub(crate) const MAX_IN_FLIGHT: usize = 20_000;
+
+/// What a worker can fail with.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WorkerError {
+    /// An address is taken.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The system gives no thread or event loop.
+    #[error("a worker cannot start: {0}")]
+    Start(#[from] std::io::Error),
+}
+
+/// One worker's state. Lives on its thread.
+pub(crate) struct Worker {
+    /// What all workers share.
+    pub(crate) shared: Arc<Shared>,
+    /// Its number, from 0.
+    pub(crate) index: usize,
+    /// Requests under way, both directions.
+    pub(crate) in_flight: InFlight,
+    /// Where requests without a known destination are counted.
+    pub(crate) unknown: SeriesCache,
+    /// Where opaque connections are counted.
+    pub(crate) connections: ConnectionCache,
+    /// Dice.
+    pub(crate) rng: RefCell<fastrand::Rng>,
+    clusters: RefCell<HashMap<BackendRef, Rc<Cluster>>>,
+    /// Endpoints called by their own address.
+    direct: RefCell<HashMap<DirectKey, Direct>>,
+}
+
+/// An endpoint called by its own address.
+struct Direct {
+    upstream: Rc<Upstream>,
+    last_used: Cell<Instant>,
+}
+
+/// An endpoint's address, and who must answer there.
+type DirectKey = (SocketAddr, Option<Arc<Identity>>);
+
+impl Worker {
+    /// The backend's state, up to date with `snapshot`.
+    pub(crate) fn cluster(&self, backend: &BackendRef, snapshot: &Snapshot) -> Rc<Cluster> {
+        let known = self.clusters.borrow().get(backend).cloned();
+        let cluster = known.unwrap_or_else(|| {
+            let cluster = Cluster::new(&self.shared, backend.clone());
+            self.clusters.borrow_mut().insert(backend.clone(), Rc::clone(&cluster));
+            cluster
+        });
+        cluster.reconcile(snapshot.endpoints(backend));
+        cluster
+    }
+
+    /// Connections to an endpoint that was called by its own address.
+    pub(crate) fn direct(&self, address: SocketAddr, identity: Option<&Arc<Identity>>) -> Rc<Upstream> {
+        let key = (address, identity.cloned());
+        let mut direct = self.direct.borrow_mut();
+        let entry = direct.entry(key).or_insert_with(|| Direct {
+            upstream: Upstream::new(&self.shared, address, identity.cloned()),
+            last_used: Cell::new(Instant::now()),
+        });
+        entry.last_used.set(Instant::now());
+        Rc::clone(&entry.upstream)
+    }
+
+    /// What the control plane knows of a service; asks it if that is not here yet.
+    ///
+    /// # Errors
+    ///
+    /// The control plane does not answer in time.
+    pub(crate) async fn service(&self, name: &ServiceRef) -> Result<Known<Arc<Service>>, Fault> {
+        self.lookup(ResourceName::Service(name.clone()), |snapshot| snapshot.service(name).cloned()).await
+    }
+
+    /// What stands behind an address; asks the control plane if that is not here yet.
+    ///
+    /// # Errors
+    ///
+    /// The control plane does not answer in time.
+    pub(crate) async fn address(&self, ip: std::net::IpAddr) -> Result<Known<AddressTarget>, Fault> {
+        self.lookup(ResourceName::Address(ip), |snapshot| snapshot.address(ip).cloned()).await
+    }
+
+    async fn lookup<T>(&self, name: ResourceName, find: impl Fn(&Snapshot) -> Option<T>) -> Result<T, Fault> {
+        if let Some(found) = find(&self.shared.snapshot.load()) {
+            return Ok(found);
+        }
+        let mut changed = self.shared.changed.subscribe();
+        if !self.shared.demand.ask(&name) {
+            let detail = format!("this proxy follows {} destinations already", crate::shared::Demand::MAX);
+            return Err(Fault::new(Reason::Overloaded, detail));
+        }
+        let wait = async {
+            loop {
+                if let Some(found) = find(&self.shared.snapshot.load()) {
+                    return Some(found);
+                }
+                changed.changed().await.ok()?;
+            }
+        };
+        let answer = tokio::time::timeout(LOOKUP_TIMEOUT, wait).await.ok().flatten();
+        answer.ok_or_else(|| {
+            let state = if self.shared.control.connected() { "has not answered yet" } else { "cannot be reached" };
+            Fault::new(Reason::NoConfiguration, format!("nothing is known of {name:?}: the control plane {state}"))
+        })
+    }
+
+    fn sweep(&self, now: Instant) {
+        self.clusters.borrow_mut().retain(|_, cluster| {
+            cluster.sweep(now);
+            now.saturating_duration_since(cluster.last_used()) < CLUSTER_IDLE || !cluster.is_idle()
+        });
+        self.direct.borrow_mut().retain(|_, it| {
+            it.upstream.sweep(now);
+            now.saturating_duration_since(it.last_used.get()) < CLUSTER_IDLE || Rc::strong_count(&it.upstream) > 1
+        });
+    }
+
+    fn answer(&self, question: WorkerQuestion) {
+        match question {
+            WorkerQuestion::Clusters(reply) => {
+                let mut views: Vec<_> = self.clusters.borrow().values().map(|it| it.view(self.index)).collect();
+                views.sort_by(|a, b| a.backend.cmp(&b.backend));
+                // Nobody waits any more: fine.
+                let _ = reply.send(views);
+            }
+        }
+    }
+}
+
+/// Binds the worker's listeners and serves on a thread of its own until the process ends.
+///
+/// # Errors
+///
+/// An address that cannot be had, with the setting that asked for it.
+pub(crate) fn start(shared: Arc<Shared>, index: usize) -> Result<thread::JoinHandle<()>, WorkerError> {
+    if index == 0 {
+        for (address, setting) in addresses(&shared) {
+            listen::is_free(address, setting)?;
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let listeners = {
+        let _context = runtime.enter();
+        Listeners::bind(&shared)?
+    };
+    let (ask, questions) = mpsc::channel(8);
+    shared.workers.lock().unwrap_or_else(PoisonError::into_inner).push(ask);
+    let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        let worker = Rc::new(Worker {
+            index,
+            in_flight: InFlight::default(),
+            unknown: SeriesCache::default(),
+            connections: ConnectionCache::new(Arc::clone(&shared)),
+            rng: RefCell::new(fastrand::Rng::new()),
+            clusters: RefCell::default(),
+            direct: RefCell::default(),
+            shared,
+        });
+        LocalSet::new().block_on(&runtime, serve(worker, listeners, questions));
+    })?;
+    Ok(thread)
+}
+
+fn addresses(shared: &Shared) -> Vec<(SocketAddr, &'static str)> {
+    let settings = &shared.settings;
+    let mut all = vec![(settings.outbound_listen, "WEIR_OUTBOUND_LISTEN")];
+    all.extend(settings.inbound_listen.map(|address| (address, "WEIR_INBOUND_LISTEN")));
+    all.extend(settings.inbound.iter().map(|mapping| (mapping.listen, "WEIR_INBOUND")));
+    all
+}
+
+struct Listeners {
+    outbound: TcpListener,
+    /// Redirected connections.
+    inbound: Option<TcpListener>,
+    /// Listeners that stand on the workload's own ports, each with the application's address.
+    mapped: Vec<(TcpListener, SocketAddr, SocketAddr)>,
+}
+
+impl Listeners {
+    fn bind(shared: &Shared) -> Result<Self, ListenError> {
+        let settings = &shared.settings;
+        let mapped = settings.inbound.iter().map(|mapping| {
+            let listener = listen::bind(mapping.listen, "WEIR_INBOUND")?;
+            Ok((listener, mapping.listen, mapping.app))
+        });
+        Ok(Self {
+            outbound: listen::bind(settings.outbound_listen, "WEIR_OUTBOUND_LISTEN")?,
+            inbound: settings.inbound_listen.map(|address| listen::bind(address, "WEIR_INBOUND_LISTEN")).transpose()?,
+            mapped: mapped.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+async fn serve(worker: Rc<Worker>, listeners: Listeners, mut questions: mpsc::Receiver<WorkerQuestion>) {
+    let inbound = Inbound::new(&worker);
+    {
+        let worker = Rc::clone(&worker);
+        tokio::task::spawn_local(accept_forever(Rc::clone(&worker), listeners.outbound, move |stream| {
+            outbound::accept(&worker, stream);
+        }));
+    }
+    for (listener, listen, app) in listeners.mapped {
+        let inbound = Rc::clone(&inbound);
+        tokio::task::spawn_local(accept_until_drain(Rc::clone(&worker), listener, move |stream| {
+            inbound.accept(stream, listen, app);
+        }));
+    }
+    if let Some(listener) = listeners.inbound {
+        let inbound = Rc::clone(&inbound);
+        tokio::task::spawn_local(accept_until_drain(Rc::clone(&worker), listener, move |stream| {
+            inbound.accept_redirected(stream);
+        }));
+    }
+    tokio::task::spawn_local(hold_while_busy(Rc::clone(&worker)));
+    worker.shared.lifecycle.worker_listens();
+
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    loop {
+        tokio::select! {
+            _ = sweep.tick() => {
+                worker.sweep(Instant::now());
+                inbound.sweep(Instant::now());
+            }
+            Some(question) = questions.recv() => worker.answer(question),
+        }
+    }
+}
+
+/// New connections from peers stop with the drain: a refused connection is provably unprocessed, and its caller goes elsewhere.
+async fn accept_until_drain(worker: Rc<Worker>, listener: TcpListener, serve: impl Fn(TcpStream)) {
+    let mut draining = worker.shared.lifecycle.draining();
+    tokio::select! {
+        () = accept_forever(Rc::clone(&worker), listener, serve) => {}
+        _ = draining.wait_for(|draining| *draining) => {}
+    }
+}
+
+async fn accept_forever(worker: Rc<Worker>, listener: TcpListener, serve: impl Fn(TcpStream)) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%peer, %error, "a connection was gone before it was served");
+                    continue;
+                }
+                serve(stream);
+            }
+            Err(error) => {
+                // Out of file descriptors, mostly. Connections that end free some; accepting in a loop would only burn the core.
+                tracing::warn!(%error, worker = worker.index, "cannot accept connections; trying again");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// During the drain the process stays until this worker's requests have ended, also those that its own application makes.
+async fn hold_while_busy(worker: Rc<Worker>) {
+    let hold = worker.shared.lifecycle.connection();
+    let mut draining = worker.shared.lifecycle.draining();
+    let _ = draining.wait_for(|draining| *draining).await;
+    while worker.in_flight.count() > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(hold);
+}
