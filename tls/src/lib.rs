@@ -5,7 +5,7 @@
 //! TLS 1.3 only, exchange keys with X25519MLKEM768, and know the other side by its SPIFFE id, never by a host name.
 //!
 //! Read [`config`] first: it puts the parts together. [`verify`] decides who is let in, [`peer`] reads identities out of
-//! certificates, [`refusal`] turns a failed handshake into a reason and a sentence for a log.
+//! certificates, [`mod@refusal`] turns a failed handshake into a reason and a sentence for a log.
 
 pub mod alpn;
 pub mod config;

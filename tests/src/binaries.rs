@@ -1,0 +1,69 @@
+//! Where the binaries under test are.
+//!
+//! `WEIR_BIN_DIR` names a directory that has them; without it they are built once, with the `quick` profile.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The proxy's binary.
+#[must_use]
+pub fn proxy() -> PathBuf {
+    binary("weir-proxy")
+}
+
+/// The control plane's binary.
+#[must_use]
+pub fn control_plane() -> PathBuf {
+    binary("weir-control-plane")
+}
+
+fn binary(name: &str) -> PathBuf {
+    let path = directory().join(name);
+    assert!(
+        path.is_file(),
+        "{} is missing; unset WEIR_BIN_DIR to have it built, or point it at a directory that has it",
+        path.display()
+    );
+    path
+}
+
+fn directory() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| match std::env::var_os("WEIR_BIN_DIR") {
+        Some(given) => workspace().join(given),
+        None => build(),
+    })
+}
+
+/// The directory of the workspace.
+///
+/// # Panics
+///
+/// Never: this crate lies in it.
+#[must_use]
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_path_buf()
+}
+
+/// Builds the binaries. Test processes that start at the same moment take turns, so that the machine builds them once.
+fn build() -> PathBuf {
+    let metadata = cargo_metadata::MetadataCommand::new()
+        .manifest_path(workspace().join("Cargo.toml"))
+        .no_deps()
+        .exec()
+        .expect("`cargo metadata` reads the workspace");
+    let target = metadata.target_directory.into_std_path_buf();
+    std::fs::create_dir_all(&target).expect("the target directory can be made");
+    let turn = File::create(target.join(".scenario-binaries.lock")).expect("the lock file can be made");
+    turn.lock().expect("the lock file can be locked");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .current_dir(workspace())
+        .args(["build", "--quiet", "--profile", "quick", "--bins", "-p", "weir-proxy", "-p", "weir-control-plane"])
+        .status()
+        .expect("cargo runs");
+    assert!(status.success(), "the binaries under test do not build; see the compiler's messages above");
+    target.join("quick")
+}

@@ -1,0 +1,274 @@
+//! Network namespaces: workloads that have the network of a pod, redirection included.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use http::Method;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::client::{Answer, Connection, request};
+use crate::process::Process;
+use crate::tools;
+
+/// The user that sidecars run as, whose traffic is not redirected.
+pub const SIDECAR_USER: u32 = 15400;
+
+/// Redirection as in a pod: everything that the workload opens goes to the sidecar's outbound side, everything that comes in goes
+/// to its inbound side; what the sidecar itself opens is left alone.
+const REDIRECTION: &str = "
+table ip weir {
+  chain outbound {
+    type nat hook output priority -100;
+    meta skuid 15400 return
+    ip daddr 127.0.0.0/8 return
+    meta l4proto tcp redirect to :15401
+  }
+  chain inbound {
+    type nat hook prerouting priority -100;
+    tcp dport { 15406, 15420 } return
+    meta l4proto tcp redirect to :15406
+  }
+}
+";
+
+/// A network namespace. It is removed with the scenario.
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// A new one, with its loopback up.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel refuses.
+    #[must_use]
+    pub fn new(purpose: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("weir-{}-{}-{purpose}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        ip(&["netns", "add", &name]);
+        let namespace = Self { name };
+        namespace.ip(&["link", "set", "lo", "up"]);
+        namespace
+    }
+
+    /// Does something inside. Sockets and processes that it makes belong to the namespace, wherever they are used later.
+    ///
+    /// # Panics
+    ///
+    /// When the namespace cannot be entered.
+    pub fn enter<T: Send>(&self, action: impl FnOnce() -> T + Send) -> T {
+        let handle = File::open(format!("/run/netns/{}", self.name)).expect("the namespace is there");
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(move || {
+                move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network))
+                    .expect("the namespace can be entered");
+                action()
+            });
+            inside.join().expect("the action ends in order")
+        })
+    }
+
+    /// A listener inside.
+    ///
+    /// # Panics
+    ///
+    /// When the address is not free.
+    #[must_use]
+    pub fn listen(&self, address: SocketAddr) -> TcpListener {
+        self.enter(|| TcpListener::bind(address)).unwrap_or_else(|error| panic!("{address} in {}: {error}", self.name))
+    }
+
+    /// A connection made from inside.
+    ///
+    /// # Errors
+    ///
+    /// When nobody accepts it.
+    pub fn connect(&self, address: SocketAddr) -> std::io::Result<tokio::net::TcpStream> {
+        let stream = self.enter(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)))?;
+        stream.set_nonblocking(true)?;
+        tokio::net::TcpStream::from_std(stream)
+    }
+
+    /// GET of a page, asked from inside.
+    ///
+    /// # Errors
+    ///
+    /// When no answer comes.
+    pub async fn get(&self, address: SocketAddr, path: &str) -> Result<Answer, String> {
+        let stream = self.connect(address).map_err(|error| error.to_string())?;
+        Connection::over(stream, false).await?.send(request(Method::GET, &format!("http://{address}{path}"))).await
+    }
+
+    /// A process inside.
+    #[must_use]
+    pub fn spawn(&self, name: &str, command: Command, directory: &std::path::Path) -> Process {
+        self.enter(|| Process::spawn(name, command, directory))
+    }
+
+    /// Runs a program inside to its end and answers with its output.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    #[must_use]
+    pub fn output(&self, mut command: Command) -> std::process::Output {
+        self.enter(|| command.output()).expect("the program starts")
+    }
+
+    /// Puts the redirection of a meshed pod in place.
+    ///
+    /// # Panics
+    ///
+    /// When nft refuses.
+    pub fn redirect(&self) {
+        let mut command = Command::new(tools::require("nft"));
+        command.args(["-f", "-"]).stdin(Stdio::piped());
+        self.enter(|| {
+            let mut nft = command.spawn().expect("nft starts");
+            nft.stdin.take().expect("it has an input").write_all(REDIRECTION.as_bytes()).expect("nft reads its rules");
+            let status = nft.wait().expect("nft ends");
+            assert!(status.success(), "nft refuses the rules; does the kernel have nf_tables and nft_redir?");
+        });
+    }
+
+    fn ip(&self, arguments: &[&str]) {
+        ip(&[&["-n", self.name.as_str()], arguments].concat());
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new(tools::require("ip")).args(["netns", "del", &self.name]).status();
+    }
+}
+
+/// The network between the workloads: each is attached with a wire of its own.
+pub struct Fabric {
+    inside: Namespace,
+    attached: AtomicU32,
+}
+
+impl Fabric {
+    /// A network with nobody on it but a host at `address`.
+    ///
+    /// # Panics
+    ///
+    /// When a tool or a right is missing.
+    #[must_use]
+    pub fn new(address: Ipv4Addr) -> Self {
+        tools::require_root();
+        let inside = Namespace::new("fabric");
+        inside.ip(&["address", "add", &format!("{address}/32"), "dev", "lo"]);
+        let forwarding = inside.enter(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"));
+        forwarding.expect("the fabric can be made to forward");
+        Self { inside, attached: AtomicU32::new(0) }
+    }
+
+    /// The namespace of the network itself, where all wires end.
+    #[must_use]
+    pub fn inside(&self) -> &Namespace {
+        &self.inside
+    }
+
+    /// A namespace with this address, from which everything on the network can be reached.
+    #[must_use]
+    pub fn attach(&self, purpose: &str, address: Ipv4Addr) -> Namespace {
+        let namespace = Namespace::new(purpose);
+        let wire = format!("wire{}", self.attached.fetch_add(1, Ordering::Relaxed));
+        let (fabric, pod) = (self.inside.name.as_str(), namespace.name.as_str());
+        ip(&["link", "add", &wire, "netns", fabric, "type", "veth", "peer", "name", "eth0", "netns", pod]);
+        self.inside.ip(&["link", "set", &wire, "up"]);
+        self.inside.ip(&["route", "add", &format!("{address}/32"), "dev", &wire]);
+        namespace.ip(&["address", "add", &format!("{address}/32"), "dev", "eth0"]);
+        namespace.ip(&["link", "set", "eth0", "up"]);
+        // The other end answers for every address, as the host side of a pod's wire does.
+        namespace.ip(&["route", "add", "169.254.1.1", "dev", "eth0", "scope", "link"]);
+        namespace.ip(&["route", "add", "default", "via", "169.254.1.1", "dev", "eth0"]);
+        self.inside.ip(&["address", "add", "169.254.1.1/32", "dev", &wire]);
+        namespace
+    }
+
+    /// Records every packet that crosses the network from now on.
+    ///
+    /// # Panics
+    ///
+    /// When packets cannot be captured.
+    #[must_use]
+    pub fn capture(&self) -> Capture {
+        /// `ETH_P_ALL`, in network byte order as the kernel wants it.
+        const EVERY_PROTOCOL: i32 = 0x0300;
+        let socket = self.inside.enter(|| Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(EVERY_PROTOCOL))));
+        let mut socket = socket.expect("packets can be captured");
+        socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout can be set");
+        socket.set_recv_buffer_size(8 << 20).expect("the buffer can grow");
+        let (bytes, done) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (record, stop) = (Arc::clone(&bytes), Arc::clone(&done));
+        let thread = std::thread::spawn(move || {
+            let mut packet = vec![0; 1 << 16];
+            while !stop.load(Ordering::Relaxed) {
+                if let Ok(count) = socket.read(&mut packet) {
+                    record.lock().unwrap().extend_from_slice(&packet[..count]);
+                }
+            }
+        });
+        Capture { bytes, done, thread: Some(thread) }
+    }
+}
+
+/// What crossed the network.
+pub struct Capture {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    done: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Capture {
+    /// Whether these bytes stood in one packet.
+    ///
+    /// # Panics
+    ///
+    /// Never in a sound harness.
+    #[must_use]
+    pub fn has(&self, needle: &str) -> bool {
+        self.bytes.lock().unwrap().windows(needle.len()).any(|window| window == needle.as_bytes())
+    }
+
+    /// Bytes recorded so far.
+    ///
+    /// # Panics
+    ///
+    /// Never in a sound harness.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.lock().unwrap().len()
+    }
+
+    /// Whether nothing crossed yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let output = Command::new(tools::require("ip")).args(arguments).output().expect("ip starts");
+    assert!(output.status.success(), "ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+}

@@ -1,0 +1,236 @@
+//! Any configuration that the core's types can hold and the mesh can mean.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use weir_core::authz::MtlsMode;
+use weir_core::names::{BackendRef, Identity, Label, ObjectName, ServiceRef, TrustDomain};
+use weir_core::route::{
+    Filter, HeaderChanges, HeaderMatch, HttpMatch, HttpRule, PathChange, PathMatch, Pattern, QueryMatch, Redirect, RetryPolicy,
+    Rewrite, RouteKind, RouteRef, RouteTable, Timeouts, ValueMatch, WeightedBackend,
+};
+use weir_core::snapshot::{
+    AddressTarget, Endpoint, Endpoints, Inbound, InboundPort, Protocol, Resource, ResourceName, Service, ServicePort, TrustBundle,
+};
+
+/// A resource of any kind.
+pub(crate) fn resource() -> impl Strategy<Value = Resource> {
+    prop_oneof![
+        service().prop_map(|it| Resource::Service(Arc::new(it))),
+        endpoints().prop_map(|it| Resource::Endpoints(Arc::new(it))),
+        (any::<IpAddr>(), target()).prop_map(|(ip, target)| Resource::Address(ip, target)),
+        inbound().prop_map(|it| Resource::Inbound(Arc::new(it))),
+        trust().prop_map(|it| Resource::Trust(Arc::new(it))),
+    ]
+}
+
+/// A name of any kind.
+pub(crate) fn name() -> impl Strategy<Value = ResourceName> {
+    prop_oneof![
+        service_ref().prop_map(ResourceName::Service),
+        backend_ref().prop_map(ResourceName::Endpoints),
+        any::<IpAddr>().prop_map(ResourceName::Address),
+        Just(ResourceName::Inbound),
+        Just(ResourceName::Trust),
+    ]
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    let port = (text(), protocol(), option::of(vec(rule(), 0..4))).prop_map(|(name, protocol, rules)| ServicePort {
+        name,
+        protocol,
+        routes: rules.map(|rules| Arc::new(RouteTable::new(rules))),
+    });
+    (service_ref(), vec(any::<IpAddr>(), 0..3), btree_map(1_u16.., port, 0..3)).prop_map(|(name, addresses, ports)| Service {
+        name,
+        addresses,
+        ports,
+    })
+}
+
+fn endpoints() -> impl Strategy<Value = Endpoints> {
+    (backend_ref(), vec(endpoint(), 0..6)).prop_map(|(name, mut endpoints)| {
+        endpoints.sort_by_key(|endpoint| endpoint.address);
+        endpoints.dedup_by_key(|endpoint| endpoint.address);
+        Endpoints { name, endpoints }
+    })
+}
+
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    let address = (any::<IpAddr>(), 1_u16..).prop_map(SocketAddr::from);
+    (address, option::of(identity()), text(), protocol(), text()).prop_map(|(address, identity, zone, protocol, pod)| Endpoint {
+        address,
+        identity: identity.map(Arc::new),
+        zone,
+        protocol,
+        pod,
+    })
+}
+
+fn target() -> impl Strategy<Value = AddressTarget> {
+    prop_oneof![service_ref().prop_map(AddressTarget::Service), endpoint().prop_map(AddressTarget::Workload)]
+}
+
+fn inbound() -> impl Strategy<Value = Inbound> {
+    let port = (protocol(), option::of(backend_ref())).prop_map(|(protocol, service)| InboundPort { protocol, service });
+    let mtls = prop_oneof![Just(MtlsMode::Permissive), Just(MtlsMode::Strict)];
+    (mtls, btree_map(1_u16.., port, 0..4)).prop_map(|(mtls, ports)| Inbound { mtls, ports })
+}
+
+fn trust() -> impl Strategy<Value = TrustBundle> {
+    let root = vec(any::<u8>(), 1..64).prop_map(Arc::from);
+    (domain(), vec(root, 1..4)).prop_map(|(trust_domain, roots)| TrustBundle { trust_domain, roots })
+}
+
+fn rule() -> impl Strategy<Value = HttpRule> {
+    let about = (route_ref(), any::<u32>(), text(), any::<i64>(), option::of(reason()));
+    let does = (vec(http_match(), 0..3), vec(filter(), 0..3), vec(backend(), 0..3), timeouts(), option::of(retry()));
+    (about, does).prop_map(|((route, index, name, created_seconds, invalid), (matches, filters, backends, timeouts, retry))| {
+        HttpRule { route, index, name, created_seconds, matches, filters, backends, timeouts, retry, invalid }
+    })
+}
+
+fn route_ref() -> impl Strategy<Value = RouteRef> {
+    let kind = prop_oneof![Just(RouteKind::Http), Just(RouteKind::Grpc)];
+    (kind, label(), object_name()).prop_map(|(kind, namespace, name)| RouteRef { kind, namespace, name })
+}
+
+fn http_match() -> impl Strategy<Value = HttpMatch> {
+    let path =
+        prop_oneof![path().prop_map(PathMatch::Exact), path().prop_map(PathMatch::Prefix), pattern().prop_map(PathMatch::Regex),];
+    let header = (header_name(), value_match()).prop_map(|(name, value)| HeaderMatch { name, value });
+    let parameter = ("[a-zA-Z_]{1,8}", value_match()).prop_map(|(name, value)| QueryMatch { name: name.into(), value });
+    let method = prop_oneof![Just(Method::GET), Just(Method::PATCH), Just(Method::from_bytes(b"BREW").unwrap())];
+    (path, vec(header, 0..3), vec(parameter, 0..3), option::of(method)).prop_map(|(path, headers, query, method)| HttpMatch {
+        path,
+        headers,
+        query,
+        method,
+    })
+}
+
+fn value_match() -> impl Strategy<Value = ValueMatch> {
+    prop_oneof![text().prop_map(ValueMatch::Exact), pattern().prop_map(ValueMatch::Regex)]
+}
+
+fn filter() -> impl Strategy<Value = Filter> {
+    prop_oneof![
+        header_changes().prop_map(Filter::RequestHeaders),
+        header_changes().prop_map(Filter::ResponseHeaders),
+        redirect().prop_map(Filter::Redirect),
+        (option::of(hostname()), option::of(path_change()))
+            .prop_map(|(hostname, path)| Filter::Rewrite(Rewrite { hostname, path })),
+    ]
+}
+
+fn header_changes() -> impl Strategy<Value = HeaderChanges> {
+    let header = || (header_name(), "[ -~]{0,12}").prop_map(|(name, value)| (name, HeaderValue::from_str(&value).unwrap()));
+    (vec(header(), 0..3), vec(header(), 0..3), vec(header_name(), 0..3)).prop_map(|(set, add, remove)| HeaderChanges {
+        set,
+        add,
+        remove,
+    })
+}
+
+fn redirect() -> impl Strategy<Value = Redirect> {
+    let scheme = prop_oneof![Just(None), Just(Some(Arc::from("http"))), Just(Some(Arc::from("https")))];
+    let status = prop_oneof![Just(301), Just(302), Just(303), Just(307), Just(308)];
+    (scheme, option::of(hostname()), option::of(path_change()), option::of(1_u16..), status).prop_map(
+        |(scheme, hostname, path, port, status)| {
+            let status = StatusCode::from_u16(status).unwrap();
+            Redirect { scheme, hostname, path, port, status }
+        },
+    )
+}
+
+fn path_change() -> impl Strategy<Value = PathChange> {
+    prop_oneof![path().prop_map(PathChange::Full), path().prop_map(PathChange::Prefix)]
+}
+
+fn backend() -> impl Strategy<Value = WeightedBackend> {
+    (backend_ref(), any::<u32>(), vec(filter(), 0..2), option::of(reason()))
+        .prop_map(|(backend, weight, filters, invalid)| WeightedBackend { backend, weight, filters, invalid })
+}
+
+fn timeouts() -> impl Strategy<Value = Timeouts> {
+    (option::of(duration()), option::of(duration())).prop_map(|(request, backend_request)| Timeouts { request, backend_request })
+}
+
+fn retry() -> impl Strategy<Value = RetryPolicy> {
+    let code = (400_u16..600).prop_map(|code| StatusCode::from_u16(code).unwrap());
+    (vec(code, 0..4), any::<u32>(), duration()).prop_map(|(codes, attempts, backoff)| RetryPolicy { codes, attempts, backoff })
+}
+
+/// Whole milliseconds, as the Gateway API has them.
+fn duration() -> impl Strategy<Value = Duration> {
+    (0_u64..1 << 40).prop_map(Duration::from_millis)
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![
+        Just(Protocol::Detect),
+        Just(Protocol::Http),
+        Just(Protocol::Http1),
+        Just(Protocol::Http2),
+        Just(Protocol::Tls),
+        Just(Protocol::Opaque),
+    ]
+}
+
+fn service_ref() -> impl Strategy<Value = ServiceRef> {
+    (label(), label()).prop_map(|(namespace, name)| ServiceRef { namespace, name })
+}
+
+fn backend_ref() -> impl Strategy<Value = BackendRef> {
+    (service_ref(), 1_u16..).prop_map(|(service, port)| BackendRef { service, port })
+}
+
+fn identity() -> impl Strategy<Value = Identity> {
+    (domain(), label(), object_name()).prop_map(|(trust_domain, namespace, service_account)| Identity {
+        trust_domain,
+        namespace,
+        service_account,
+    })
+}
+
+fn label() -> impl Strategy<Value = Label> {
+    "[a-z]([a-z0-9-]{0,8}[a-z0-9])?".prop_map(|text| text.parse().unwrap())
+}
+
+fn object_name() -> impl Strategy<Value = ObjectName> {
+    "[a-z]([a-z0-9-]{0,6}[a-z0-9])?(\\.[a-z]{1,4}){0,2}".prop_map(|text| text.parse().unwrap())
+}
+
+fn domain() -> impl Strategy<Value = TrustDomain> {
+    "[a-z]{1,8}(\\.[a-z]{1,8}){0,2}".prop_map(|text| text.parse().unwrap())
+}
+
+fn text() -> impl Strategy<Value = Arc<str>> {
+    "\\PC{0,12}".prop_map(Arc::from)
+}
+
+/// Why something is invalid: a sentence, never empty.
+fn reason() -> impl Strategy<Value = Arc<str>> {
+    "\\PC{1,20}".prop_map(Arc::from)
+}
+
+fn path() -> impl Strategy<Value = Arc<str>> {
+    "(/[a-zA-Z0-9._~%-]{0,6}){1,4}".prop_map(Arc::from)
+}
+
+fn hostname() -> impl Strategy<Value = Arc<str>> {
+    "[a-z]{1,8}(\\.[a-z0-9-]{1,8}){0,3}".prop_map(Arc::from)
+}
+
+fn header_name() -> impl Strategy<Value = HeaderName> {
+    "[a-z]([a-z0-9-]{0,10}[a-z0-9])?".prop_map(|text| text.parse().unwrap())
+}
+
+fn pattern() -> impl Strategy<Value = Pattern> {
+    prop_oneof![Just("/v[0-9]+"), Just(".*"), Just("(a|b)c?"), Just("[^/]+/x")].prop_map(|source| Pattern::new(source).unwrap())
+}

@@ -1,0 +1,264 @@
+//! Two workloads in network namespaces of their own, with the redirection of a pod, talk through their sidecars and know
+//! nothing of it. On the wire between them there is only mutual TLS.
+#![expect(clippy::unwrap_used, reason = "a scenario ends by panicking; that is how it fails")]
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+use weir_tests::app::RunningApp;
+use weir_tests::binaries;
+use weir_tests::client::{Connection, request};
+use weir_tests::control_plane::ControlPlane;
+use weir_tests::manifest::{self, Manifests, Pod, ServiceObjects};
+use weir_tests::netns::{Fabric, Namespace, SIDECAR_USER};
+use weir_tests::prelude::*;
+use weir_tests::process::Process;
+use weir_tests::raw::Raw;
+use weir_tests::tools::{require, stdout};
+
+const CONTROL_PLANE: Ipv4Addr = Ipv4Addr::new(10, 245, 0, 1);
+const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+const TCP_CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 11);
+const CALLER_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 2);
+const REVIEWS_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 2);
+const STRANGER: Ipv4Addr = Ipv4Addr::new(10, 244, 3, 2);
+const CALLER: &str = "spiffe://cluster.local/ns/shop/sa/caller";
+
+/// A pod: a namespace with redirection, and the sidecar in it as the sidecar's own user.
+struct PodNetwork {
+    namespace: Namespace,
+    sidecar: Process,
+}
+
+/// Everything, in the order in which it has to end.
+struct Cluster {
+    caller: PodNetwork,
+    reviews: PodNetwork,
+    stranger: Namespace,
+    app: RunningApp,
+    echo: RunningApp,
+    fabric: Fabric,
+    _control_plane: ControlPlane,
+    _directory: TempDir,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let fabric = Fabric::new(CONTROL_PLANE);
+        let directory = tempfile::Builder::new().prefix("weir-netns-").tempdir().unwrap();
+        std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let manifests = Manifests::below(directory.path());
+        write_manifests(&manifests);
+        let control_plane = ControlPlane::at(CONTROL_PLANE, directory.path(), manifests, Vec::new());
+        std::fs::write(control_plane.token_file(), "token-caller shop caller\ntoken-reviews shop reviews\n").unwrap();
+        control_plane.adopt(fabric.inside().spawn("control-plane", control_plane.command(), directory.path()));
+        until("the control plane is ready", async || {
+            control_plane.with(Process::still_runs)?;
+            let answer = fabric.inside().get(control_plane.http(), "/ready").await?;
+            ensure(answer.status == 200, || format!("/ready says {}", answer.status))
+        })
+        .await;
+        let reviews = fabric.attach("reviews", REVIEWS_POD);
+        let app = App::http("reviews").serve(reviews.listen((Ipv4Addr::UNSPECIFIED, 8080).into()));
+        let echo = App::TcpEcho.serve(reviews.listen((REVIEWS_POD, 9000).into()));
+        let bundle = control_plane.trust_bundle();
+        let reviews = pod(reviews, "reviews", REVIEWS_POD, &bundle, directory.path()).await;
+        let caller = pod(fabric.attach("caller", CALLER_POD), "caller", CALLER_POD, &bundle, directory.path()).await;
+        let stranger = fabric.attach("stranger", STRANGER);
+        Self { caller, reviews, stranger, app, echo, fabric, _control_plane: control_plane, _directory: directory }
+    }
+
+    /// curl in the caller's pod: an application that knows nothing of a mesh.
+    fn curl(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = Command::new(require("curl"));
+        command.env_clear().args(["--silent", "--show-error", "--max-time", "20"]).args(arguments);
+        tokio::task::block_in_place(|| self.caller.namespace.output(command))
+    }
+
+    /// Waits until the caller reaches the Service by its ClusterIP.
+    async fn reaches(&self) {
+        until("the caller reaches the Service", async || {
+            self.caller.sidecar.still_runs()?;
+            let answer = self.caller.namespace.get((CLUSTER_IP, 80).into(), "/").await?;
+            ensure(answer.app() == "reviews", || format!("{answer:?}"))
+        })
+        .await;
+    }
+}
+
+fn write_manifests(manifests: &Manifests) {
+    let pod = |name: &str, address| {
+        let pod = Pod { name, namespace: "shop", service_account: name, address, meshed: true, annotations: &[] };
+        pod.yaml()
+    };
+    let endpoints = [("reviews".to_owned(), REVIEWS_POD, true)];
+    let http = ServiceObjects {
+        name: "reviews",
+        namespace: "shop",
+        cluster_ip: Some(CLUSTER_IP),
+        port_name: "http",
+        port: 80,
+        target_port: 8080,
+        app_protocol: None,
+        endpoints: &endpoints,
+    };
+    let tcp = ServiceObjects {
+        name: "echo",
+        cluster_ip: Some(TCP_CLUSTER_IP),
+        port_name: "tcp",
+        port: 9000,
+        target_port: 9000,
+        ..http.clone()
+    };
+    let all = [manifest::namespace("shop"), pod("caller", CALLER_POD), pod("reviews", REVIEWS_POD), http.yaml(), tcp.yaml()];
+    manifests.write("all", &all.join("---\n"));
+}
+
+/// Redirection, and a sidecar that runs as its own user without capabilities.
+async fn pod(namespace: Namespace, name: &str, address: Ipv4Addr, bundle: &Path, directory: &Path) -> PodNetwork {
+    namespace.redirect();
+    // Somewhere that the sidecar's user can read, wherever the workspace is.
+    let binary = directory.join(format!("weir-proxy-{name}"));
+    std::fs::copy(binaries::proxy(), &binary).unwrap();
+    let readable = |path: PathBuf, text: &[u8]| {
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+        path.display().to_string()
+    };
+    let state = directory.join(format!("state-{name}"));
+    std::fs::create_dir(&state).unwrap();
+    chown(&state, Some(SIDECAR_USER), Some(SIDECAR_USER)).unwrap();
+    let environment: BTreeMap<&str, String> = [
+        ("WEIR_POD_NAME", name.to_owned()),
+        ("WEIR_POD_NAMESPACE", "shop".to_owned()),
+        ("WEIR_SERVICE_ACCOUNT", name.to_owned()),
+        ("WEIR_POD_IP", address.to_string()),
+        ("WEIR_CONTROL_PLANE", format!("{CONTROL_PLANE}:15410")),
+        ("WEIR_TRUST_BUNDLE", readable(directory.join(format!("bundle-{name}")), &std::fs::read(bundle).unwrap())),
+        ("WEIR_TOKEN", readable(directory.join(format!("token-{name}")), format!("token-{name}").as_bytes())),
+        ("WEIR_STATE_DIR", state.display().to_string()),
+        ("WEIR_WORKERS", "2".to_owned()),
+    ]
+    .into();
+    let mut command = Command::new(binary);
+    command.env_clear().envs(environment).uid(SIDECAR_USER).gid(SIDECAR_USER);
+    let sidecar = namespace.spawn(&format!("sidecar-{name}"), command, directory);
+    until("the sidecar is ready", async || {
+        sidecar.still_runs()?;
+        let answer = namespace.get((Ipv4Addr::LOCALHOST, 15420).into(), "/ready").await?;
+        ensure(answer.status == 200, || format!("/ready says {}: {}", answer.status, answer.text()))
+    })
+    .await;
+    PodNetwork { namespace, sidecar }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_call_to_a_cluster_ip_arrives_over_mutual_tls_with_the_callers_identity() {
+    let cluster = Cluster::start().await;
+    cluster.reaches().await;
+    let wire = cluster.fabric.capture();
+
+    let url = format!("http://{CLUSTER_IP}/marked?note=plaintext-marker-of-a-request");
+    let body = "plaintext-marker-of-a-body";
+    let output = cluster.curl(&["--fail", "--header", "Host: reviews.shop", "--data", body, &url]);
+    let seen: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(seen["headers"]["weir-client-id"][0], CALLER, "{seen}");
+    assert_eq!((&seen["path"], &seen["body"]), (&"/marked".into(), &body.into()));
+
+    // A call without a mesh at the other end crosses the same wire readable: what is looked for would be found.
+    let outside = App::http("outside").serve(cluster.stranger.listen((STRANGER, 80).into()));
+    let note = "plaintext-marker-of-the-control";
+    stdout(&cluster.curl(&["--fail", &format!("http://{STRANGER}/{note}")]));
+    until("the control marker is captured", async || ensure(wire.has(note), || format!("{} bytes crossed", wire.len()))).await;
+    assert!(!wire.has("plaintext-marker-of-a-request"), "the request crossed the wire readable");
+    assert!(!wire.has("plaintext-marker-of-a-body"), "the body crossed the wire readable");
+    drop(outside);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn redirected_workloads_are_routed_secured_and_reached_from_outside() {
+    let cluster = Cluster::start().await;
+    cluster.reaches().await;
+    the_frontend_is_the_address_and_not_the_host(&cluster).await;
+    a_pods_own_address_is_secured_too(&cluster).await;
+    raw_tcp_is_carried_with_its_half_close(&cluster).await;
+    many_requests_pass_on_kept_connections(&cluster).await;
+    who_has_no_sidecar_may_enter_in_plaintext(&cluster).await;
+    an_unknown_address_is_refused_as_without_a_mesh(&cluster).await;
+    the_control_planes_own_address_is_reached_as_before(&cluster).await;
+    a_drain_is_not_taken_from_another_machine(&cluster).await;
+}
+
+async fn the_frontend_is_the_address_and_not_the_host(cluster: &Cluster) {
+    let url = format!("http://{CLUSTER_IP}/");
+    let output = cluster.curl(&["--fail", "--header", "Host: anything.example", &url]);
+    let seen: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(seen["headers"]["host"][0], "anything.example");
+    assert_eq!(seen["headers"]["weir-client-id"][0], CALLER);
+}
+
+async fn a_pods_own_address_is_secured_too(cluster: &Cluster) {
+    let answer = until("a call to the pod's address is secured", async || {
+        let answer = cluster.caller.namespace.get((REVIEWS_POD, 8080).into(), "/").await?;
+        ensure(answer.status == 200, || format!("{answer:?}")).map(|()| answer)
+    })
+    .await;
+    assert_eq!(answer.seen_header("weir-client-id"), [CALLER]);
+}
+
+async fn raw_tcp_is_carried_with_its_half_close(cluster: &Cluster) {
+    let before = cluster.echo.accepted();
+    let mut raw = Raw::over(cluster.caller.namespace.connect((TCP_CLUSTER_IP, 9000).into()).unwrap());
+    raw.write("through two sidecars").await;
+    raw.until("through two sidecars").await;
+    raw.finish().await;
+    assert_eq!(raw.rest().await, b"bye 20");
+    assert_eq!(cluster.echo.accepted(), before + 1);
+}
+
+async fn many_requests_pass_on_kept_connections(cluster: &Cluster) {
+    let address: SocketAddr = (CLUSTER_IP, 80).into();
+    let mut connection = Connection::over(cluster.caller.namespace.connect(address).unwrap(), false).await.unwrap();
+    for _ in 0..200 {
+        let answer = connection.send(request(Method::GET, &format!("http://{CLUSTER_IP}/kept"))).await.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    assert_eq!(cluster.app.requests("/kept"), 200);
+    let metrics = cluster.reviews.namespace.get((Ipv4Addr::LOCALHOST, 15420).into(), "/metrics").await.unwrap();
+    let metrics = weir_tests::metrics::Metrics::parse(&metrics.text()).unwrap();
+    assert!(metrics.sum("weir_http_requests_total", &[("direction", "inbound"), ("peer", CALLER), ("tls", "mutual")]) >= 200.0);
+}
+
+async fn who_has_no_sidecar_may_enter_in_plaintext(cluster: &Cluster) {
+    let answer = cluster.stranger.get((REVIEWS_POD, 8080).into(), "/").await.unwrap();
+    assert_eq!((answer.status.as_u16(), answer.app()), (200, "reviews"));
+    assert!(answer.seen_header("weir-client-id").is_empty());
+}
+
+async fn an_unknown_address_is_refused_as_without_a_mesh(cluster: &Cluster) {
+    let nobody: SocketAddr = (STRANGER, 81).into();
+    match cluster.caller.namespace.get(nobody, "/").await {
+        Ok(answer) => assert_eq!(answer.made_by_mesh(502, "outbound").reason, "connect-failed"),
+        Err(reason) => assert!(!reason.is_empty()),
+    }
+}
+
+async fn the_control_planes_own_address_is_reached_as_before(cluster: &Cluster) {
+    let answer = cluster.caller.namespace.get((CONTROL_PLANE, 15411).into(), "/live").await.unwrap();
+    assert_eq!(answer.status, 200, "the application's plain HTTP to a host outside the mesh passes");
+}
+
+async fn a_drain_is_not_taken_from_another_machine(cluster: &Cluster) {
+    let admin: SocketAddr = (REVIEWS_POD, 15420).into();
+    let stream = cluster.stranger.connect(admin).unwrap();
+    let mut connection = Connection::over(stream, false).await.unwrap();
+    let mut drain = request(Method::POST, &format!("http://{admin}/drain"));
+    drain.headers_mut().insert("host", "localhost".parse().unwrap());
+    assert_eq!(connection.send(drain).await.unwrap().status, 403);
+    assert_eq!(cluster.stranger.get(admin, "/ready").await.unwrap().status, 200, "it serves on");
+}
