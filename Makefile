@@ -1,0 +1,80 @@
+# Weir's tasks. `make` alone says what there is and changes nothing.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+CARGO ?= cargo
+# Where cargo puts what it builds; taken from the environment if it is set there.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BIN := $(TARGET)/quick
+# Options for `weir demo`, for example: make demo ARGS=--once
+ARGS ?=
+# Options for the scenario tests, for example: make scenarios TESTS="--test timeouts_answer_504"
+TESTS ?=
+
+# A snapshot that differs fails the test and is not rewritten behind anybody's back.
+export INSTA_UPDATE := no
+
+.PHONY: help
+help: ## Say what there is
+	@echo "Weir: make TARGET, where TARGET is"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1 \2/' | \
+	  while read -r target text; do printf '  %-10s %s\n' "$$target" "$$text"; done
+
+.PHONY: demo
+demo: build ## Run a mesh on this machine and watch a canary (ARGS=--once: bounded, exits 0 if every claim held)
+	$(BIN)/weir demo $(ARGS)
+
+.PHONY: build
+build: rust ## Build the binaries into target/quick
+	$(CARGO) build --profile quick --workspace --bins
+
+.PHONY: check
+check: rust fmt-check lint unit ## Formatting, lints and the crates' own tests; no processes, no sockets beyond loopback
+
+.PHONY: test
+test: tools check build ## Everything: check, a demo run, the scenarios with the real binaries
+	$(BIN)/weir demo --once
+	@if command -v cargo-deny >/dev/null || [ -x $(TARGET)/tools/bin/cargo-deny ]; then $(MAKE) --no-print-directory deny; \
+	 else echo "cargo-deny is not installed, so licences and bans are not checked here: make deny"; fi
+	$(MAKE) --no-print-directory scenarios
+
+.PHONY: scenarios
+scenarios: build ## Only the scenarios
+	WEIR_BIN_DIR="$(abspath $(BIN))" $(CARGO) test -p weir-tests $(TESTS)
+
+.PHONY: unit
+unit: rust ## Only the crates' own tests
+	$(CARGO) test --workspace --exclude weir-tests
+
+.PHONY: fmt
+fmt: rust ## Format the code
+	$(CARGO) fmt --all
+
+.PHONY: fmt-check
+fmt-check: rust
+	$(CARGO) fmt --all --check
+
+.PHONY: lint
+lint: rust ## Clippy, where a warning is an error
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+.PHONY: deny
+deny: rust ## Licences, banned crates, advisories, sources (installs cargo-deny into target/tools: minutes, once)
+	@command -v cargo-deny >/dev/null || [ -x $(TARGET)/tools/bin/cargo-deny ] || \
+	  CARGO_PROFILE_RELEASE_LTO=off $(CARGO) install --root $(TARGET)/tools --locked cargo-deny
+	PATH="$(abspath $(TARGET))/tools/bin:$$PATH" $(CARGO) deny check
+
+.PHONY: bench
+bench: rust ## CPU time per request of a pair of sidecars on this machine
+	@.ci/tools wrk:wrk nginx:nginx-light curl:curl
+	bench/quick.sh
+
+.PHONY: tools
+tools: ## Install the programs that the scenarios use, if they are missing
+	@.ci/tools curl:curl wrk:wrk ip:iproute2 nft:nftables tcpdump:tcpdump
+
+.PHONY: rust
+rust:
+	@command -v $(CARGO) >/dev/null || { echo "Rust 1.90 or later is needed: https://rustup.rs" >&2; exit 1; }
+	@command -v cc >/dev/null || { echo "a C compiler is needed (for aws-lc and jemalloc): apt-get install gcc libc6-dev" >&2; exit 1; }
