@@ -59,11 +59,21 @@ fmt-check: rust
 lint: rust ## Clippy, where a warning is an error
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
+CARGO_DENY = PATH="$(abspath $(TARGET))/tools/bin:$$PATH" $(CARGO) deny
+
 .PHONY: deny
-deny: rust ## Licences, banned crates, advisories, sources (installs cargo-deny into target/tools: minutes, once)
-	@command -v cargo-deny >/dev/null || [ -x $(TARGET)/tools/bin/cargo-deny ] || \
-	  CARGO_PROFILE_RELEASE_LTO=off $(CARGO) install --root $(TARGET)/tools --locked cargo-deny
-	PATH="$(abspath $(TARGET))/tools/bin:$$PATH" $(CARGO) deny check
+deny: cargo-deny ## Licences, banned crates, sources (installs cargo-deny into target/tools: minutes, once)
+	$(CARGO_DENY) --log-level error check bans licenses sources
+
+.PHONY: advisories
+advisories: cargo-deny ## Known vulnerabilities of what is linked in; reads the advisory database from github.com
+	$(CARGO_DENY) check advisories
+
+.PHONY: cargo-deny
+cargo-deny: rust
+	@command -v cargo-deny >/dev/null || [ -x $(TARGET)/tools/bin/cargo-deny ] || { \
+	  echo "installing cargo-deny into $(TARGET)/tools; this takes some minutes"; \
+	  CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 $(CARGO) install --root $(TARGET)/tools --locked cargo-deny; }
 
 .PHONY: bench
 bench: rust ## CPU time per request of a pair of sidecars on this machine
@@ -72,7 +82,7 @@ bench: rust ## CPU time per request of a pair of sidecars on this machine
 
 .PHONY: tools
 tools: ## Install the programs that the scenarios use, if they are missing
-	@.ci/tools curl:curl wrk:wrk ip:iproute2 nft:nftables tcpdump:tcpdump
+	@.ci/tools curl:curl wrk:wrk h2load:nghttp2-client ip:iproute2 nft:nftables
 
 .PHONY: rust
 rust:

@@ -1,16 +1,14 @@
 //! What is wrong in the source, where, and what to do about it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
-use weir_core::route::RouteRef;
 
 use crate::metrics::Metrics;
 use crate::objects::{FieldPath, ObjectKey, Problem};
-use crate::routes;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -87,19 +85,11 @@ pub struct Diagnostics {
 }
 
 impl Diagnostics {
-    /// Puts together what the source found and what the routes refer to in vain; logs what is new and what is right again.
-    pub fn replace(
-        &mut self,
-        found: &[Diagnostic],
-        unresolved: &BTreeMap<RouteRef, Vec<Problem>>,
-        locate: &Locate,
-        metrics: &Metrics,
-    ) {
-        let in_routes = unresolved.iter().flat_map(|(route, problems)| {
-            let key = routes::object_key(route);
-            problems.iter().map(move |problem| at(&key, problem, locate)).collect::<Vec<_>>()
-        });
-        let mut current: Vec<Diagnostic> = found.iter().cloned().chain(in_routes).collect();
+    /// Puts together what the source found and what objects say of others that is not so; logs what is new and what is right
+    /// again.
+    pub fn replace(&mut self, found: &[Diagnostic], problems: &[(ObjectKey, Problem)], locate: &Locate, metrics: &Metrics) {
+        let between = problems.iter().map(|(key, problem)| at(key, problem, locate));
+        let mut current: Vec<Diagnostic> = found.iter().cloned().chain(between).collect();
         current.sort();
         current.dedup();
         let old = std::mem::take(&mut self.current);

@@ -1,6 +1,8 @@
 //! Health, metrics and the JSON API, for people and programs of the operator.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
@@ -8,8 +10,12 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::diagnostics::Diagnostic;
 use crate::objects::ServiceForm;
@@ -17,11 +23,18 @@ use crate::publish::proxies::ProxyStatus;
 use crate::run::Shared;
 use crate::translate::RouteStatus;
 
+/// Connections at once. Scrapers, probes and some people are a dozen.
+const MAX_CONNECTIONS: usize = 256;
+/// How long a client may take for a request's head, and how long it may keep a connection without asking for anything.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Wait after a connection could not be accepted: out of descriptors, for example, and trying again at once would only spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// Serves until the process ends: also while streams end, somebody wants to see it.
 ///
 /// # Errors
 ///
-/// When the listener fails.
+/// None so far: a connection that cannot be accepted is logged, and the next one is waited for.
 pub async fn serve(listener: TcpListener, shared: Shared, address: SocketAddr) -> std::io::Result<()> {
     let router = Router::new()
         .route("/ready", get(ready))
@@ -33,7 +46,28 @@ pub async fn serve(listener: TcpListener, shared: Shared, address: SocketAddr) -
         .route("/api/v1/diagnostics", get(diagnostics))
         .with_state(shared);
     let router = if address.ip().is_loopback() { router.layer(middleware::from_fn(own_name_only)) } else { router };
-    axum::serve(listener, router).await
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
+        match listener.accept().await {
+            Ok((tcp, _)) => {
+                let service = TowerToHyperService::new(router.clone());
+                tokio::spawn(async move {
+                    let connection = http1::Builder::new()
+                        .timer(TokioTimer::new())
+                        .header_read_timeout(HEADER_TIMEOUT)
+                        .serve_connection(TokioIo::new(tcp), service);
+                    // A client that goes in the middle of an answer is nobody's problem but its own.
+                    drop(connection.await);
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
 }
 
 /// On a loopback address, a page of somebody else's must not be able to read this one by giving its own name this address.

@@ -42,8 +42,7 @@ impl Certifier {
         let account = self.account(request.token).await?;
         let asked = |what: &str, error: &dyn std::fmt::Display| Refused::BadName(format!("{what}: {error}"));
         let namespace: Label = request.namespace.parse().map_err(|error| asked("namespace", &error))?;
-        let service_account: ObjectName =
-            request.service_account.parse().map_err(|error| asked("service account", &error))?;
+        let service_account: ObjectName = request.service_account.parse().map_err(|error| asked("service account", &error))?;
         if (&namespace, &service_account) != (&account.namespace, &account.service_account) {
             return Err(Refused::SomebodyElses { asked: format!("{namespace}/{service_account}") });
         }

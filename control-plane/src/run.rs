@@ -221,12 +221,12 @@ fn take(batch: &Batch, shared: &Shared) {
     let (hub, metrics) = (&shared.hub, shared.hub.metrics());
     let applied = hub.apply(batch.events.iter().cloned());
     metrics.changes.inc();
-    let (objects, unresolved) = {
+    let (objects, problems) = {
         let state = hub.state();
-        (state.index().len(), state.unresolved().clone())
+        (state.index().len(), state.problems())
     };
     metrics.objects.set(i64::try_from(objects).unwrap_or(i64::MAX));
-    shared.diagnostics().replace(&batch.diagnostics, &unresolved, &batch.locate, metrics);
+    shared.diagnostics().replace(&batch.diagnostics, &problems, &batch.locate, metrics);
     if !batch.events.is_empty() {
         tracing::info!(changes = batch.events.len(), objects, "took a change of the source");
     }

@@ -159,7 +159,8 @@ fn source(text: Option<&str>) -> Result<Source, String> {
     match text {
         None => Err("is missing: write dir:PATH, with a directory of YAML files".to_owned()),
         Some("kubernetes") => {
-            Err("is `kubernetes`, which is not in this version of Weir: write dir:PATH, with a directory of YAML files".to_owned())
+            Err("is `kubernetes`, which is not in this version of Weir: write dir:PATH, with a directory of YAML files"
+                .to_owned())
         }
         Some(text) => match text.strip_prefix("dir:") {
             Some(path) if !path.is_empty() => {
@@ -247,8 +248,15 @@ mod tests {
         ])
         .unwrap_err();
         for flag in [
-            "--source", "--trust-domain", "--ca-dir", "--token-file", "--grpc-listen", "--http-listen", "--leaf-lifetime",
-            "--log-format", "--log-level",
+            "--source",
+            "--trust-domain",
+            "--ca-dir",
+            "--token-file",
+            "--grpc-listen",
+            "--http-listen",
+            "--leaf-lifetime",
+            "--log-format",
+            "--log-level",
         ] {
             assert!(wrong.contains(&format!("\n  {flag} (WEIR_")), "{flag} in {wrong}");
         }

@@ -28,11 +28,11 @@ const MAX_FILE: u64 = 16 * 1024 * 1024;
 
 /// A line of the file that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadLine {
+struct BadLine {
     /// Its number, from 1.
-    pub line: usize,
+    line: usize,
     /// What is wrong; never the token itself.
-    pub reason: String,
+    reason: String,
 }
 
 /// The tokens of a file.
@@ -46,7 +46,6 @@ pub struct Tokens {
 struct Read {
     digest: Vec<u8>,
     table: Table,
-    bad: Vec<BadLine>,
 }
 
 /// Tokens by their digests.
@@ -60,10 +59,7 @@ impl Tokens {
     ///
     /// When it cannot be read.
     pub fn open(path: &Path) -> std::io::Result<Self> {
-        let tokens = Self {
-            path: path.to_owned(),
-            read: Mutex::new(Read { digest: Vec::new(), table: Table::default(), bad: Vec::new() }),
-        };
+        let tokens = Self { path: path.to_owned(), read: Mutex::new(Read { digest: Vec::new(), table: Table::default() }) };
         tokens.refresh()?;
         Ok(tokens)
     }
@@ -74,11 +70,6 @@ impl Tokens {
             tracing::error!(path = %self.path.display(), %error, "cannot read the token file; what it said before still counts");
         }
         self.read.lock().unwrap_or_else(PoisonError::into_inner).table.find(token)
-    }
-
-    /// The lines that cannot be used.
-    pub fn bad_lines(&self) -> Vec<BadLine> {
-        self.read.lock().unwrap_or_else(PoisonError::into_inner).bad.clone()
     }
 
     /// The file is small and certificates are asked for seldom, so it is simply read again each time.
@@ -97,7 +88,7 @@ impl Tokens {
             tracing::warn!(path = %self.path.display(), line, reason, "a line of the token file cannot be used");
         }
         tracing::info!(path = %self.path.display(), tokens = table.0.len(), "read the token file");
-        *read = Read { digest, table, bad };
+        *read = Read { digest, table };
         Ok(())
     }
 }

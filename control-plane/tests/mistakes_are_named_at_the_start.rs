@@ -1,5 +1,7 @@
 //! Settings and files that cannot be used: what is said, and the exit code.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+
 mod common;
 
 use common::{ControlPlane, free_address, get, program};
@@ -74,10 +76,8 @@ fn a_restart_keeps_the_authority() {
     let (grpc, http) = (free_address().to_string(), free_address().to_string());
     let source = format!("dir:{}", first.path("manifests").display());
     let ca = first.path("ca").display().to_string();
-    let mut second = program()
-        .args(["--source", &source, "--ca-dir", &ca, "--grpc-listen", &grpc, "--http-listen", &http])
-        .spawn()
-        .unwrap();
+    let mut second =
+        program().args(["--source", &source, "--ca-dir", &ca, "--grpc-listen", &grpc, "--http-listen", &http]).spawn().unwrap();
     first.wait_until("the second one is ready", || {
         get(http.parse().unwrap(), "/ready", &http).is_some_and(|(status, _)| status == 200)
     });

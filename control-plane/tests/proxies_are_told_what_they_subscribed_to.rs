@@ -1,5 +1,7 @@
 //! The control plane as a process, seen by proxies.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+
 mod common;
 
 use common::{ControlPlane, OTHER_TOKEN, Proxy, TOKEN, hello, names, request};
@@ -41,7 +43,7 @@ spec:
     )
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_service_comes_with_its_endpoints_and_an_edit_with_nothing_else() {
     let control_plane = ControlPlane::start(&[("shop.yaml", SHOP), ("route.yaml", &route(1))], &[]);
     let mut proxy = control_plane.stream().await;
@@ -63,7 +65,7 @@ async fn a_service_comes_with_its_endpoints_and_an_edit_with_nothing_else() {
     assert_eq!(names(&proxy.take().await), ["shop/reviews", "-shop/canary:80"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broken_file_changes_nothing_and_is_named() {
     let control_plane = ControlPlane::start(&[("shop.yaml", SHOP), ("route.yaml", &route(1))], &[]);
     let mut proxy = control_plane.stream().await;
@@ -72,9 +74,11 @@ async fn a_broken_file_changes_nothing_and_is_named() {
     control_plane.write("route.yaml", "kind: HTTPRoute\nspec: {rules: [\n");
     control_plane.wait_until("the file is reported", || {
         let found = control_plane.json("/api/v1/diagnostics");
-        found.as_array().unwrap().iter().any(|it| {
-            it["file"].as_str().is_some_and(|file| file.ends_with("route.yaml")) && it["line"].as_u64().is_some()
-        })
+        found
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|it| it["file"].as_str().is_some_and(|file| file.ends_with("route.yaml")) && it["line"].as_u64().is_some())
     });
     assert!(control_plane.get("/metrics").unwrap().1.contains("weir_control_plane_diagnostics{level=\"error\"} 1"));
     control_plane.write("shop.yaml", &SHOP.replace("127.10.0.1", "127.10.0.2"));
@@ -82,7 +86,7 @@ async fn a_broken_file_changes_nothing_and_is_named() {
     assert_eq!(names(&next), ["shop/reviews:80", ""], "the other file serves on, and the route too: {next:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_shown_and_not_repeated() {
     let control_plane = ControlPlane::start(&[("shop.yaml", SHOP), ("route.yaml", &route(1))], &[]);
     let mut proxy = control_plane.stream().await;
@@ -98,12 +102,10 @@ async fn a_refusal_is_shown_and_not_repeated() {
     control_plane.write("route.yaml", &route(8));
     let better = proxy.take().await;
     assert_eq!((better.sequence, names(&better)), (refused.sequence + 1, vec!["shop/reviews".to_owned()]));
-    control_plane.wait_until("nothing is refused any more", || {
-        control_plane.json("/api/v1/proxies")[0]["refused"].is_null()
-    });
+    control_plane.wait_until("nothing is refused any more", || control_plane.json("/api/v1/proxies")[0]["refused"].is_null());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_does_not_answer_gets_only_the_newest_and_delays_nobody() {
     let control_plane = ControlPlane::start(&[("shop.yaml", SHOP), ("route.yaml", &route(1))], &[]);
     let (mut slow, mut quick) = (control_plane.stream().await, control_plane.stream().await);
@@ -124,17 +126,18 @@ async fn a_proxy_that_does_not_answer_gets_only_the_newest_and_delays_nobody() {
     assert!(format!("{newest:?}").contains("weight: 5"), "{newest:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_proxy_brings_along_is_not_sent_again() {
     let control_plane = ControlPlane::start(&[("shop.yaml", SHOP), ("route.yaml", &route(1))], &[]);
     let mut proxy = control_plane.stream().await;
     let first = proxy.take().await;
     proxy.subscribe(&["shop/reviews"]).await;
     let second = proxy.take().await;
-    let held = first.updated.iter().chain(&second.updated).map(|it| weir_proto::v1::Held {
-        name: it.name.clone(),
-        version: it.version.clone(),
-    });
+    let held = first
+        .updated
+        .iter()
+        .chain(&second.updated)
+        .map(|it| weir_proto::v1::Held { name: it.name.clone(), version: it.version.clone() });
     let credentials = control_plane.credentials(TOKEN, "reviews").await;
     let channel = control_plane.connect(Some(&credentials)).await.unwrap();
     let hello = weir_proto::v1::Hello { held: held.collect(), ..hello("shop", "reviews") };
@@ -145,7 +148,7 @@ async fn what_a_proxy_brings_along_is_not_sent_again() {
     assert_eq!((response.sequence, names(&response)), (1, vec!["shop/reviews".to_owned()]));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn only_the_owner_of_a_token_is_given_a_certificate() {
     let control_plane = ControlPlane::start(&[], &[]);
     let csr = || KeyRequest::generate().unwrap().csr_der;
@@ -176,7 +179,7 @@ async fn only_the_owner_of_a_token_is_given_a_certificate() {
     control_plane.certify(request("another-token", "shop", "reviews", csr())).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn discovery_is_for_certified_proxies_and_each_is_who_it_is() {
     let control_plane = ControlPlane::start(&[], &[]);
     let nobody = control_plane.connect(None).await.unwrap();
@@ -203,15 +206,13 @@ async fn discovery_is_for_certified_proxies_and_each_is_who_it_is() {
     });
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_breaks_the_protocol_is_told_so() {
     use weir_proto::v1::discovery_request::Kind;
     let control_plane = ControlPlane::start(&[], &[]);
     let wrong_ack = Kind::Ack(weir_proto::v1::Ack { sequence: 77 });
-    let alone = weir_proto::v1::ResourceName {
-        kind: weir_proto::v1::ResourceKind::Endpoints.into(),
-        name: "shop/reviews:80".into(),
-    };
+    let alone =
+        weir_proto::v1::ResourceName { kind: weir_proto::v1::ResourceKind::Endpoints.into(), name: "shop/reviews:80".into() };
     let endpoints = Kind::Subscribe(weir_proto::v1::Subscribe { names: vec![alone] });
     let nonsense = weir_proto::v1::ResourceName { kind: 99, name: "x".into() };
     let unknown = Kind::Subscribe(weir_proto::v1::Subscribe { names: vec![nonsense] });
@@ -224,7 +225,7 @@ async fn a_proxy_that_breaks_the_protocol_is_told_so() {
     control_plane.wait_until("no proxy is left", || control_plane.json("/api/v1/proxies").as_array().unwrap().is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_ends_with_its_certificate() {
     let control_plane = ControlPlane::start(&[], &["--leaf-lifetime", "5s"]);
     let mut proxy = control_plane.stream().await;
@@ -237,7 +238,7 @@ async fn a_stream_ends_with_its_certificate() {
     again.take().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_ends_streams_with_a_reason() {
     let mut control_plane = ControlPlane::start(&[], &[]);
     let mut proxy = control_plane.stream().await;

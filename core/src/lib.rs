@@ -26,5 +26,5 @@ pub mod outlier;
 pub mod retry;
 pub mod rotation;
 pub mod route;
-pub mod sniff;
 pub mod snapshot;
+pub mod sniff;

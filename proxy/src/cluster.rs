@@ -139,7 +139,7 @@ impl Cluster {
                 identity: it.endpoint.identity.as_ref().map(ToString::to_string),
                 outstanding: it.outstanding,
                 rtt_ms: it.rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
-                ejected_seconds: it.ejected_for.map(|left| left.as_secs_f64()),
+                ejected_seconds: it.ejected_for.map(|length| length.as_secs_f64()),
             })
             .collect();
         endpoints.sort_by(|a, b| a.address.cmp(&b.address));

@@ -103,8 +103,13 @@ impl Metrics {
                 &registry,
                 IntCounter::new("weir_config_rejected_total", "Configuration updates that were refused; the old one serves on.")?,
             )?,
-            certificate_expiry: made.gauge("weir_certificate_expiry_timestamp_seconds", "When the certificate ends, as Unix time.")?,
-            certificate_renewals: made.counters("weir_certificate_renewals_total", "Certificates asked for, by result.", &["result"])?,
+            certificate_expiry: made
+                .gauge("weir_certificate_expiry_timestamp_seconds", "When the certificate ends, as Unix time.")?,
+            certificate_renewals: made.counters(
+                "weir_certificate_renewals_total",
+                "Certificates asked for, by result.",
+                &["result"],
+            )?,
             registry,
         };
         for hop in [Hop::Outbound, Hop::Inbound] {

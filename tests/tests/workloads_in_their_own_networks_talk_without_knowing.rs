@@ -184,7 +184,7 @@ async fn a_call_to_a_cluster_ip_arrives_over_mutual_tls_with_the_callers_identit
 async fn redirected_workloads_are_routed_secured_and_reached_from_outside() {
     let cluster = Cluster::start().await;
     cluster.reaches().await;
-    the_frontend_is_the_address_and_not_the_host(&cluster).await;
+    the_frontend_is_the_address_and_not_the_host(&cluster);
     a_pods_own_address_is_secured_too(&cluster).await;
     raw_tcp_is_carried_with_its_half_close(&cluster).await;
     many_requests_pass_on_kept_connections(&cluster).await;
@@ -194,7 +194,7 @@ async fn redirected_workloads_are_routed_secured_and_reached_from_outside() {
     a_drain_is_not_taken_from_another_machine(&cluster).await;
 }
 
-async fn the_frontend_is_the_address_and_not_the_host(cluster: &Cluster) {
+fn the_frontend_is_the_address_and_not_the_host(cluster: &Cluster) {
     let url = format!("http://{CLUSTER_IP}/");
     let output = cluster.curl(&["--fail", "--header", "Host: anything.example", &url]);
     let seen: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();

@@ -33,7 +33,7 @@ const MAX_DELAY: Duration = Duration::from_secs(60);
 const POD_HEADER: HeaderName = HeaderName::from_static("x-demo-pod");
 /// Why this app could not call another one.
 const ERROR_HEADER: HeaderName = HeaderName::from_static("x-demo-error");
-/// The mesh's own word on its errors; passed on so that the first caller sees it.
+/// The mesh's own word on its errors.
 const WEIR_ERROR: HeaderName = HeaderName::from_static("weir-error");
 /// The one gRPC method there is.
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
@@ -171,23 +171,23 @@ impl App {
         self.sidecar.send(request).await
     }
 
-    /// Another service failed: its status and the mesh's reason become this app's own.
+    /// Another service failed: this app fails alike, and says which one and why. (A sidecar lets no app speak for the mesh: a
+    /// `weir-error` set here would be removed.)
     fn passed_on(&self, service: &Uri, response: Response<Bytes>) -> Response<Body> {
+        let reason = [WEIR_ERROR, ERROR_HEADER].into_iter().find_map(|name| response.headers().get(name));
+        let reason = reason.map_or(String::new(), |reason| format!(": {}", String::from_utf8_lossy(reason.as_bytes())));
+        let error = format!("{}: {service} answered {}{reason}", self.args.pod, response.status());
         let told = String::from_utf8_lossy(response.body());
-        let answer = json!({ "pod": self.args.pod, "error": format!("{service} answered {}", response.status()), "told": told });
-        let mut own = json_answer(response.status(), &answer);
-        for name in [WEIR_ERROR, POD_HEADER] {
-            if let Some(value) = response.headers().get(&name) {
-                own.headers_mut().insert(name, value.clone());
-            }
-        }
-        own
+        self.failed(response.status(), &error, &told)
     }
 
     fn unreachable(&self, service: &Uri, error: &CallError) -> Response<Body> {
-        let error = format!("{} could not call {service}: {error}", self.args.pod);
-        let mut own = json_answer(StatusCode::BAD_GATEWAY, &json!({ "pod": self.args.pod, "error": error }));
-        if let Ok(value) = HeaderValue::from_str(&error) {
+        self.failed(StatusCode::BAD_GATEWAY, &format!("{}: {service} was not reached: {error}", self.args.pod), "")
+    }
+
+    fn failed(&self, status: StatusCode, error: &str, told: &str) -> Response<Body> {
+        let mut own = json_answer(status, &json!({ "pod": self.args.pod, "error": error, "told": told }));
+        if let Ok(value) = HeaderValue::from_str(error) {
             own.headers_mut().insert(ERROR_HEADER, value);
         }
         own

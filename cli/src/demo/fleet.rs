@@ -194,7 +194,7 @@ impl Fleet {
     fn quote(&self, name: &str) -> Quoted {
         let log = fs::read(self.log(name)).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
-        let lines: Vec<_> = log.lines().map(|line| format!("  {}", line.escape_debug())).collect();
+        let lines: Vec<_> = log.lines().map(|line| format!("  {}", line.replace(char::is_control, " "))).collect();
         Quoted(lines.get(lines.len().saturating_sub(QUOTED_LINES)..).unwrap_or_default().join("\n"))
     }
 }

@@ -79,7 +79,7 @@ fn read(response: &Response<Bytes>) -> Result<Answered, String> {
     if response.status() != StatusCode::OK {
         let header = |name| response.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
         let mut told = format!("status {}", response.status());
-        for name in ["weir-error", "x-demo-error", "x-demo-pod"] {
+        for name in ["weir-error", "x-demo-error"] {
             if let Some(value) = header(name) {
                 told.push_str(&format!("; {name}: {value}"));
             }

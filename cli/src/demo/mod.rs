@@ -395,3 +395,32 @@ impl Stop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use weir_core::clock::Moment;
+
+    use super::*;
+    use tally::Sample;
+
+    fn concluded(findings: &Findings, interrupted: bool, scene: &Scene) -> (String, bool) {
+        let ending = conclude(findings, interrupted, scene, &mut Screen::plain());
+        (format!("{:?}", ending.code), ending.keep_logs)
+    }
+
+    #[test]
+    fn a_demo_that_is_stopped_early_is_neither_good_nor_bad() {
+        let expected = (format!("{:?}", ExitCode::from(INTERRUPTED)), false);
+        assert_eq!(concluded(&Findings::default(), true, &Scene::new()), expected);
+    }
+
+    #[test]
+    fn a_story_that_broke_off_fails_and_keeps_its_logs_even_if_more_was_seen_later() {
+        let scene = Scene::new();
+        scene.facts().tally.record(Sample { sent: Moment::START, ended: Moment::START, end: Err("status 503".to_owned()) });
+        let findings = Findings { broke_off: Some("a sidecar ended".to_owned()), ..Findings::default() };
+        for interrupted in [true, false] {
+            assert_eq!(concluded(&findings, interrupted, &scene), (format!("{:?}", ExitCode::FAILURE), true));
+        }
+    }
+}

@@ -32,8 +32,7 @@ impl Screen {
         let kind = if terminal { Kind::Terminal { drawn: 0 } } else { Kind::Lines { events: 0, hinted: false } };
         let screen = Self { out, paint: Paint { colours: terminal && !no_colour }, kind };
         if terminal {
-            // No cursor, and long lines are cut instead of wrapped: a wrapped line would break the counting.
-            screen.write("\x1b[?25l\x1b[?7l");
+            screen.write("\x1b[?25l");
         }
         screen
     }
@@ -60,6 +59,8 @@ impl Screen {
                 let room = height(&self.out) - 1;
                 let mut lines = view::screen(view, room, self.paint);
                 lines.truncate(room);
+                // Long lines are cut instead of wrapped: a wrapped one would break the counting.
+                text.push_str("\x1b[?7l");
                 if *drawn > 0 {
                     text.push_str(&format!("\x1b[{drawn}A"));
                 }
@@ -86,10 +87,14 @@ impl Screen {
 
     /// Prints a line of its own, below what was shown.
     pub(crate) fn print(&mut self, line: &str) {
-        if let Kind::Terminal { drawn } = &mut self.kind {
-            *drawn = 0;
+        match &mut self.kind {
+            Kind::Terminal { drawn } => {
+                *drawn = 0;
+                // Nothing is drawn over what comes now, so it may wrap.
+                self.write(&format!("\x1b[?7h{line}\n"));
+            }
+            Kind::Lines { .. } => self.write(&format!("{line}\n")),
         }
-        self.write(&format!("{line}\n"));
     }
 
     fn write(&self, text: &str) {

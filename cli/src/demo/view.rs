@@ -115,7 +115,7 @@ fn traffic(view: &View, paint: Paint) -> [String; 2] {
     let mutual = format!("mTLS    {:>6} %", shown_percent(share));
     [
         format!(
-            " {:<10}{:>5.0} per second   {}   {:>11} sent    {}",
+            " {:<10}{:>5.0} per second   {}   {:>9} sent    {}",
             "requests",
             view.window.per_second,
             paint.verdict(view.window.success >= 100.0, &success),
@@ -123,7 +123,7 @@ fn traffic(view: &View, paint: Paint) -> [String; 2] {
             paint.verdict(view.failures == 0, &failed),
         ),
         format!(
-            " {:<10}{:>5} retries      {}   {:>11} calls   {ejections} {}",
+            " {:<10}{:>5} retries      {}   {:>9} calls   {ejections} {}",
             "mesh",
             grouped(retries),
             if calls == 0 { mutual } else { paint.verdict(share >= 100.0, &mutual) },
@@ -286,8 +286,8 @@ mod tests {
     fn the_screen_is_aligned_and_fits_80_by_24() {
         let expected = " weir demo   5 workloads, each behind its own sidecar, on 127.10.0.0/16   01:17
 
- requests    300 per second   success    100 %        22,914 sent    0 failed
- mesh          4 retries      mTLS       100 %        45,828 calls   1 ejection
+ requests    300 per second   success    100 %      22,914 sent    0 failed
+ mesh          4 retries      mTLS       100 %      45,828 calls   1 ejection
 
  catalog    wanted      seen                                      p50       p99
    v1         90 %    90.6 %  ███████████████████████████░░░   1.9 ms    4.3 ms

@@ -149,7 +149,8 @@ fn signed_by(certificate: &CertificateDer<'_>, root: &CertificateDer<'_>) -> boo
 
 /// An authority that says whom it signs for must sign for this trust domain. One that somebody else made may say nothing.
 fn check_trust_domain(path: &Path, root: &CertificateDer<'_>, trust_domain: &TrustDomain) -> Result<(), AuthorityError> {
-    let (_, parsed) = X509Certificate::from_der(root).map_err(|error| unusable(path, format!("it is no certificate: {error}")))?;
+    let (_, parsed) =
+        X509Certificate::from_der(root).map_err(|error| unusable(path, format!("it is no certificate: {error}")))?;
     let names = parsed.subject_alternative_name().ok().flatten();
     let said = names.iter().flat_map(|it| &it.value.general_names).find_map(|name| match name {
         GeneralName::URI(uri) => uri.strip_prefix("spiffe://"),

@@ -99,14 +99,8 @@ impl Authority {
     /// When the files cannot be read or written, do not belong together, or are of another trust domain.
     pub fn open(dir: &Path, trust_domain: TrustDomain, leaf_lifetime: Duration) -> Result<Self, AuthorityError> {
         let files::Opened { roots, root, issuer } = files::open(dir, &trust_domain)?;
-        let authority = Self {
-            trust_domain,
-            dir: dir.to_owned(),
-            roots,
-            root,
-            issuer: ArcSwap::from_pointee(issuer),
-            leaf_lifetime,
-        };
+        let authority =
+            Self { trust_domain, dir: dir.to_owned(), roots, root, issuer: ArcSwap::from_pointee(issuer), leaf_lifetime };
         authority.renew_issuer_if_due(SystemTime::now())?;
         Ok(authority)
     }

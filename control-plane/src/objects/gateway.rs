@@ -5,7 +5,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::field::{FieldPath, excerpt};
+use super::field::{FieldPath, Problem, excerpt};
 use super::reader::{Reader, structure};
 use super::{NamespacedName, Object, Read, raw};
 use crate::routes::{self, Route};
@@ -300,12 +300,20 @@ pub(super) fn grpc_route(value: &Value) -> Read {
     finish(&raw.metadata, |metadata| routes::grpc(metadata, &raw.spec))
 }
 
-fn finish(raw: &raw::Metadata, compile: impl FnOnce(RouteMetadata) -> Route) -> Read {
+fn finish(raw: &raw::Metadata, judge: impl FnOnce(RouteMetadata) -> Result<Route, Vec<Problem>>) -> Read {
     let mut reader = Reader::default();
     let created_seconds = created(raw, &mut reader);
     let key = reader.key(raw);
-    let route = key.map(|key| compile(RouteMetadata { key, created_seconds, generation: raw.generation.unwrap_or(0) }));
-    let Some(route) = route else { return reader.finish(None) };
+    let Some(key) = key else { return reader.finish(None) };
+    let route = match judge(RouteMetadata { key, created_seconds, generation: raw.generation.unwrap_or(0) }) {
+        Ok(route) => route,
+        Err(malformed) => {
+            for Problem { field, message } in malformed {
+                reader.refuse(field, message);
+            }
+            return reader.finish(None);
+        }
+    };
     for problem in &route.problems {
         reader.note(problem.field.clone(), problem.message.clone());
     }

@@ -61,6 +61,10 @@ pub(super) fn slice(value: &Value) -> Read {
         let name = reader.parse(FieldPath::of(&["metadata", "labels", SERVICE_NAME]), name)?;
         Some(ServiceRef { namespace, name })
     });
+    if !raw.metadata.labels.contains_key(SERVICE_NAME) {
+        let message = format!("the label {SERVICE_NAME} is missing, so these endpoints belong to no Service");
+        reader.note(FieldPath::of(&["metadata", "labels"]), message);
+    }
     let ports = ports(&raw.ports, &mut reader);
     let endpoints = match raw.address_type.as_deref() {
         Some("IPv4" | "IPv6") => endpoints(&raw.endpoints, key.as_ref(), &mut reader),

@@ -61,6 +61,18 @@ pub fn name(name: &ResourceName) -> v1::ResourceName {
     v1::ResourceName { kind: kind.into(), name }
 }
 
+/// A name as people read it: `Service shop/reviews`.
+#[must_use]
+pub fn describe(name: &ResourceName) -> String {
+    match name {
+        ResourceName::Service(it) => format!("Service {it}"),
+        ResourceName::Endpoints(it) => format!("Endpoints {it}"),
+        ResourceName::Address(it) => format!("Address {it}"),
+        ResourceName::Inbound => "Inbound".to_owned(),
+        ResourceName::Trust => "Trust".to_owned(),
+    }
+}
+
 /// Reads a name that a proxy sent.
 ///
 /// # Errors
@@ -71,7 +83,9 @@ pub fn parse_name(name: &v1::ResourceName) -> Result<ResourceName, String> {
     match v1::ResourceKind::try_from(name.kind) {
         Ok(v1::ResourceKind::Service) => name.name.parse().map(ResourceName::Service).map_err(|e| bad(&e)),
         Ok(v1::ResourceKind::Endpoints) => name.name.parse().map(ResourceName::Endpoints).map_err(|e| bad(&e)),
-        Ok(v1::ResourceKind::Address) => name.name.parse().map(ResourceName::Address).map_err(|e: std::net::AddrParseError| bad(&e)),
+        Ok(v1::ResourceKind::Address) => {
+            name.name.parse().map(ResourceName::Address).map_err(|e: std::net::AddrParseError| bad(&e))
+        }
         Ok(v1::ResourceKind::Inbound) => Ok(ResourceName::Inbound),
         Ok(v1::ResourceKind::Trust) => Ok(ResourceName::Trust),
         Ok(v1::ResourceKind::Unspecified) => Err("a resource name without a kind".to_owned()),

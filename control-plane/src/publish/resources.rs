@@ -48,7 +48,14 @@ fn version(body: &[u8]) -> String {
 /// namespaces that have routes of their own to other namespaces' Services.
 #[derive(Debug, Default)]
 pub struct Resources {
-    by_name: HashMap<ResourceName, Vec<(Option<Label>, Arc<Encoded>)>>,
+    by_name: HashMap<ResourceName, Vec<View>>,
+}
+
+/// A resource as clients in one namespace see it, or as all others do.
+#[derive(Debug)]
+struct View {
+    namespace: Option<Label>,
+    encoded: Arc<Encoded>,
 }
 
 impl Resources {
@@ -59,11 +66,12 @@ impl Resources {
         view: Option<&Label>,
         make: impl FnOnce() -> Option<Encoded>,
     ) -> Option<Arc<Encoded>> {
-        if let Some((_, found)) = self.by_name.get(name).into_iter().flatten().find(|(owner, _)| owner.as_ref() == view) {
-            return Some(Arc::clone(found));
+        let mut views = self.by_name.get(name).into_iter().flatten();
+        if let Some(found) = views.find(|it| it.namespace.as_ref() == view) {
+            return Some(Arc::clone(&found.encoded));
         }
         let made = Arc::new(make()?);
-        self.by_name.entry(name.clone()).or_default().push((view.cloned(), Arc::clone(&made)));
+        self.by_name.entry(name.clone()).or_default().push(View { namespace: view.cloned(), encoded: Arc::clone(&made) });
         Some(made)
     }
 
@@ -89,7 +97,7 @@ impl Resources {
     /// How many are held.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.by_name.values().map(Vec::len).sum()
+        self.by_name.values().map(Vec::len).sum::<usize>()
     }
 
     /// Whether none is held.

@@ -90,8 +90,11 @@ impl Session {
     /// For a proxy that holds `held` from before.
     #[must_use]
     pub fn new(workload: Workload, held: impl IntoIterator<Item = (ResourceName, String)>) -> Self {
-        let held: BTreeMap<ResourceName, Holding> =
-            held.into_iter().take(MAX_SUBSCRIPTIONS * 4).map(|(name, version)| (name, Holding::Version(version.into()))).collect();
+        let held: BTreeMap<ResourceName, Holding> = held
+            .into_iter()
+            .take(MAX_SUBSCRIPTIONS * 4)
+            .map(|(name, version)| (name, Holding::Version(version.into())))
+            .collect();
         let can_be_asked_for = |name: &&ResourceName| matches!(name, ResourceName::Service(_) | ResourceName::Address(_));
         Self {
             workload,
@@ -251,6 +254,12 @@ impl Session {
             return None;
         }
         let mut draft = Draft::default();
+        // Few bytes, and of use at once: they do not wait behind a thousand services.
+        for name in [ResourceName::Trust, ResourceName::Inbound] {
+            if self.dirty.remove(&name) {
+                self.settle(name, state, &mut draft);
+            }
+        }
         while let Some(name) = self.dirty.pop_first() {
             if draft.bytes >= RESPONSE_BYTES {
                 self.dirty.insert(name);

@@ -401,9 +401,8 @@ fn expected(session: &Session, state: &mut State) -> BTreeMap<ResourceName, Opti
             wanted.extend(found.refers.iter().cloned().map(ResourceName::Endpoints));
         }
     }
-    let version = |name: &ResourceName, state: &mut State| {
-        state.find(name, session.workload()).map(|found| found.version.to_string())
-    };
+    let version =
+        |name: &ResourceName, state: &mut State| state.find(name, session.workload()).map(|found| found.version.to_string());
     wanted.into_iter().map(|name| (name.clone(), version(&name, state))).collect()
 }
 

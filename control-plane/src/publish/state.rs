@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weir_core::names::TrustDomain;
+use weir_core::names::{ServiceRef, TrustDomain};
 use weir_core::route::RouteRef;
 use weir_core::snapshot::{Resource, ResourceName, TrustBundle};
 
 use super::resources::{Encoded, Resources};
 use crate::index::{Dirty, Event, Index};
-use crate::objects::Problem;
+use crate::objects::{ObjectKey, Problem};
+use crate::routes;
 use crate::translate::{self, RouteStatus, Workload};
 
 /// Everything that proxies and pages are told.
@@ -20,6 +21,7 @@ pub struct State {
     trust: Arc<TrustBundle>,
     statuses: BTreeMap<RouteRef, RouteStatus>,
     unresolved: BTreeMap<RouteRef, Vec<Problem>>,
+    mismatched: BTreeMap<ServiceRef, Vec<(ObjectKey, Problem)>>,
 }
 
 /// What became of a batch of events.
@@ -41,6 +43,7 @@ impl State {
             trust: Arc::new(trust),
             statuses: BTreeMap::new(),
             unresolved: BTreeMap::new(),
+            mismatched: BTreeMap::new(),
         }
     }
 
@@ -51,14 +54,13 @@ impl State {
             dirty.merge(self.index.apply(event));
         }
         self.resources.forget(&dirty);
+        for service in &dirty.endpoints {
+            keep(&mut self.mismatched, service, translate::mismatched(&self.index, service));
+        }
         let mut statuses = Vec::new();
         for key in &dirty.routes {
-            let (new, problems) = (translate::status(&self.index, key), translate::unresolved(&self.index, key));
-            if problems.is_empty() {
-                self.unresolved.remove(key);
-            } else {
-                self.unresolved.insert(key.clone(), problems);
-            }
+            keep(&mut self.unresolved, key, translate::unresolved(&self.index, key));
+            let new = translate::status(&self.index, key);
             let old = match &new {
                 Some(status) => self.statuses.insert(key.clone(), status.clone()),
                 None => self.statuses.remove(key),
@@ -98,9 +100,7 @@ impl State {
                 let made = translate::address(index, *ip, domain)?;
                 Some(Encoded::new(&Resource::Address(*ip, made), []))
             }),
-            ResourceName::Trust => {
-                resources.find(name, None, || Some(Encoded::new(&Resource::Trust(Arc::clone(trust)), [])))
-            }
+            ResourceName::Trust => resources.find(name, None, || Some(Encoded::new(&Resource::Trust(Arc::clone(trust)), []))),
             // Every workload has its own, so there is nobody to share it with.
             ResourceName::Inbound => {
                 let made = translate::inbound(index, workload);
@@ -127,9 +127,21 @@ impl State {
         &self.statuses
     }
 
-    /// What routes refer to and is not there.
+    /// What objects say of others that is not so: routes and their backends and parents, slices and their Services.
     #[must_use]
-    pub const fn unresolved(&self) -> &BTreeMap<RouteRef, Vec<Problem>> {
-        &self.unresolved
+    pub fn problems(&self) -> Vec<(ObjectKey, Problem)> {
+        let routes = self.unresolved.iter().flat_map(|(route, problems)| {
+            let key = routes::object_key(route);
+            problems.iter().map(move |problem| (key.clone(), problem.clone()))
+        });
+        routes.chain(self.mismatched.values().flatten().cloned()).collect()
+    }
+}
+
+fn keep<K: Ord + Clone, V>(map: &mut BTreeMap<K, Vec<V>>, key: &K, values: Vec<V>) {
+    if values.is_empty() {
+        map.remove(key);
+    } else {
+        map.insert(key.clone(), values);
     }
 }

@@ -14,7 +14,7 @@ use weir_proto::v1::discovery_request::Kind;
 use weir_proto::v1::{DiscoveryRequest, Hello};
 use weir_tls::Utc;
 
-use super::encode::parse_name;
+use super::encode::{describe, parse_name};
 use super::hub::Hub;
 use super::proxies::{Entry, ProxyStatus, RefusedResponse};
 use super::session::{Misbehaviour, Refusal, Session};
@@ -159,7 +159,7 @@ impl Call {
             status.awaiting = session.awaiting();
             status.refused = session.standing_refusal().map(|refusal| RefusedResponse {
                 sequence: refusal.sequence,
-                resource: refusal.name.as_ref().map(|name| format!("{name:?}")),
+                resource: refusal.name.as_ref().map(describe),
                 reason: refusal.reason.clone(),
             });
         });
@@ -204,7 +204,7 @@ impl Call {
                 let name = it.name.as_ref().and_then(|name| parse_name(name).ok());
                 let refusal = Refusal { sequence: it.sequence, reason: excerpt_reason(&it.reason), name };
                 tracing::warn!(
-                    workload = %self.identity, peer = %self.address, sequence = refusal.sequence, resource = ?refusal.name,
+                    workload = %self.identity, peer = %self.address, sequence = refusal.sequence, resource = refusal.name.as_ref().map(describe),
                     reason = %refusal.reason, "a proxy refused its configuration and serves on with what it had"
                 );
                 self.hub.metrics().nacks.inc();
@@ -220,7 +220,9 @@ impl Call {
     async fn finish(&self, status: Status) {
         match status.code() {
             tonic::Code::Ok => {}
-            tonic::Code::Cancelled | tonic::Code::Unknown => tracing::info!(workload = %self.identity, peer = %self.address, "a proxy left"),
+            tonic::Code::Cancelled | tonic::Code::Unknown => {
+                tracing::info!(workload = %self.identity, peer = %self.address, "a proxy left")
+            }
             code => tracing::info!(
                 workload = %self.identity, peer = %self.address, %code, reason = status.message(), "a stream ends"
             ),
@@ -235,7 +237,8 @@ impl Call {
 fn workload(hello: &Hello, identity: &Identity) -> Result<Workload, Status> {
     let wrong = |message: String| Status::invalid_argument(format!("the Hello cannot be used: {message}"));
     let namespace: Label = hello.namespace.parse().map_err(|error| wrong(format!("namespace: {error}")))?;
-    let service_account: ObjectName = hello.service_account.parse().map_err(|error| wrong(format!("service account: {error}")))?;
+    let service_account: ObjectName =
+        hello.service_account.parse().map_err(|error| wrong(format!("service account: {error}")))?;
     if namespace != identity.namespace || service_account != identity.service_account {
         return Err(Status::permission_denied(format!(
             "the Hello is of {namespace}/{service_account}, and the client certificate of {identity}"

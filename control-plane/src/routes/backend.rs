@@ -32,9 +32,8 @@ fn backend(
     let weight = match u32::try_from(spec.weight.unwrap_or(1)) {
         Ok(weight) if weight <= MAX_WEIGHT => weight,
         _ => {
-            problems.unsupported(field.key("weight"), format!("expected a weight from 0 to {MAX_WEIGHT}"));
-            // Its share is unknown; with 1 it takes a share, and that share is refused.
-            1
+            problems.malformed(field.key("weight"), format!("expected a weight from 0 to {MAX_WEIGHT}"));
+            0
         }
     };
     let wrong_kind = match (spec.group.as_deref().unwrap_or_default(), spec.kind.as_deref().unwrap_or("Service")) {
@@ -59,7 +58,7 @@ fn reference(spec: &BackendRefSpec, own_namespace: &Label, field: &FieldPath, pr
     let mut label = |name: &str, text: &str| match text.parse::<Label>() {
         Ok(label) => Some(label),
         Err(error) => {
-            problems.unsupported(field.key(name), error.to_string());
+            problems.malformed(field.key(name), error.to_string());
             None
         }
     };
@@ -70,15 +69,15 @@ fn reference(spec: &BackendRefSpec, own_namespace: &Label, field: &FieldPath, pr
     let name = label("name", &spec.name);
     let port = match spec.port.map(u16::try_from) {
         Some(Ok(port)) if port != 0 => Some(port),
-        Some(_) => None,
+        Some(_) => {
+            problems.malformed(field.key("port"), "expected a port from 1 to 65535");
+            None
+        }
         None => {
-            problems.unsupported(field.clone(), "`port` is missing: a Service is named with its port");
-            return None;
+            problems.malformed(field.key("port"), "is missing: a Service is named with its port");
+            None
         }
     };
-    if port.is_none() {
-        problems.unsupported(field.key("port"), "expected a port from 1 to 65535");
-    }
     Some(BackendRef { service: ServiceRef { namespace: namespace?, name: name? }, port: port? })
 }
 

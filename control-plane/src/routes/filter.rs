@@ -77,7 +77,8 @@ fn filter(spec: &GatewayFilter, place: Place, field: &FieldPath, problems: &mut 
             None
         }
         ("RequestMirror" | "CORS" | "ExternalAuth" | "ExtensionRef", _) => {
-            let message = format!("{} is not served by this version of Weir, and is never skipped: its requests get 500", spec.kind);
+            let message =
+                format!("{} is not served by this version of Weir, and is never skipped: its requests get 500", spec.kind);
             problems.unsupported(field.key("type"), message);
             None
         }
@@ -90,7 +91,7 @@ fn filter(spec: &GatewayFilter, place: Place, field: &FieldPath, problems: &mut 
 
 fn given<'a, T>(spec: Option<&'a T>, field: &FieldPath, problems: &mut Problems) -> Option<&'a T> {
     if spec.is_none() {
-        problems.unsupported(field.clone(), "is missing, though `type` says that it is here");
+        problems.malformed(field.clone(), "is missing, though `type` says that it is here");
     }
     spec
 }
@@ -122,7 +123,7 @@ fn pairs(specs: &[HeaderSpec], field: &FieldPath, problems: &mut Problems) -> Ve
 fn header_name(text: &str, field: FieldPath, problems: &mut Problems) -> Option<HeaderName> {
     let name = HeaderName::from_bytes(text.as_bytes()).ok();
     if name.is_none() {
-        problems.unsupported(field, format!("expected a header's name, found `{}`", excerpt(text)));
+        problems.malformed(field, format!("expected a header's name, found `{}`", excerpt(text)));
     }
     name
 }
@@ -134,7 +135,7 @@ fn redirect(spec: &RedirectSpec, prefixes_only: bool, field: &FieldPath, problem
     }
     let port = spec.port.map(u16::try_from);
     if matches!(port, Some(Err(_) | Ok(0))) {
-        problems.unsupported(field.key("port"), "expected a port from 1 to 65535");
+        problems.malformed(field.key("port"), "expected a port from 1 to 65535");
     }
     let status = match spec.status_code.unwrap_or(302) {
         301 => StatusCode::MOVED_PERMANENTLY,
@@ -168,7 +169,7 @@ fn rewrite(spec: &RewriteSpec, prefixes_only: bool, field: &FieldPath, problems:
 fn check_hostname(hostname: Option<&str>, field: &FieldPath, problems: &mut Problems) {
     let Some(hostname) = hostname else { return };
     if let Err(error) = hostname.parse::<weir_core::names::ObjectName>() {
-        problems.unsupported(field.key("hostname"), error.to_string());
+        problems.malformed(field.key("hostname"), error.to_string());
     }
 }
 
@@ -183,7 +184,7 @@ fn path_change(spec: &PathModifierSpec, prefixes_only: bool, field: &FieldPath, 
         }
     };
     let Some(text) = text.as_deref() else {
-        problems.unsupported(field.key(name), "is missing, though `type` says that it is here");
+        problems.malformed(field.key(name), "is missing, though `type` says that it is here");
         return None;
     };
     // It becomes part of a URI, and of a header where it is a redirect.
@@ -195,7 +196,7 @@ fn path_change(spec: &PathModifierSpec, prefixes_only: bool, field: &FieldPath, 
         return Some(PathChange::Full(text.into()));
     }
     if !prefixes_only {
-        problems.unsupported(field.key(name), "a prefix can be replaced only where every match of the rule is a PathPrefix");
+        problems.malformed(field.key(name), "a prefix can be replaced only where every match of the rule is a PathPrefix");
         return None;
     }
     Some(PathChange::Prefix(text.into()))

@@ -5,11 +5,14 @@ use weir_core::route::{RouteKind, Timeouts};
 
 use super::filter::{Place, filters};
 use super::{Problems, Route, Rule, assemble, backend, matching};
-use crate::objects::{FieldPath, GrpcRouteSpec, GrpcRuleSpec, RouteMetadata};
+use crate::objects::{FieldPath, GrpcRouteSpec, GrpcRuleSpec, Problem, RouteMetadata};
 
 /// Judges a GRPCRoute.
-#[must_use]
-pub fn grpc(metadata: RouteMetadata, spec: &GrpcRouteSpec) -> Route {
+///
+/// # Errors
+///
+/// Everything in it that no API server would take.
+pub fn grpc(metadata: RouteMetadata, spec: &GrpcRouteSpec) -> Result<Route, Vec<Problem>> {
     // A route without rules has one that matches everything, as with an HTTPRoute.
     let all = [GrpcRuleSpec::default()];
     let written = if spec.rules.is_empty() { &all[..] } else { &spec.rules };

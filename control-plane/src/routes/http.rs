@@ -8,7 +8,7 @@ use weir_core::route::{Filter, PathMatch, RetryPolicy, RouteKind, Timeouts};
 
 use super::filter::{Place, filters};
 use super::{Problems, Route, Rule, assemble, backend, duration, matching};
-use crate::objects::{FieldPath, HttpRouteSpec, HttpRuleSpec, RetrySpec, RouteMetadata, TimeoutsSpec};
+use crate::objects::{FieldPath, HttpRouteSpec, HttpRuleSpec, Problem, RetrySpec, RouteMetadata, TimeoutsSpec};
 
 /// Retries of a rule that asks for them without a number.
 const DEFAULT_ATTEMPTS: u32 = 1;
@@ -18,8 +18,11 @@ const MAX_ATTEMPTS: u32 = 100;
 const DEFAULT_BACKOFF: Duration = Duration::from_millis(25);
 
 /// Judges an HTTPRoute.
-#[must_use]
-pub fn http(metadata: RouteMetadata, spec: &HttpRouteSpec) -> Route {
+///
+/// # Errors
+///
+/// Everything in it that no API server would take.
+pub fn http(metadata: RouteMetadata, spec: &HttpRouteSpec) -> Result<Route, Vec<Problem>> {
     // A route without rules has one that matches everything, as the API server would fill in.
     let all = [HttpRuleSpec::default()];
     let written = if spec.rules.is_empty() { &all[..] } else { &spec.rules };
@@ -63,7 +66,7 @@ fn timeouts(spec: Option<&TimeoutsSpec>, field: &FieldPath, problems: &mut Probl
         None => None,
         Some(Ok(limit)) => Some(limit).filter(|limit| !limit.is_zero()),
         Some(Err(message)) => {
-            problems.unsupported(field.key(name), message);
+            problems.malformed(field.key(name), message);
             None
         }
     };
@@ -72,7 +75,7 @@ fn timeouts(spec: Option<&TimeoutsSpec>, field: &FieldPath, problems: &mut Probl
     if let (Some(whole), Some(one)) = (request, backend_request)
         && one > whole
     {
-        problems.unsupported(field.key("backendRequest"), "must not be longer than `request`");
+        problems.malformed(field.key("backendRequest"), "must not be longer than `request`");
     }
     Timeouts { request, backend_request }
 }
@@ -83,7 +86,7 @@ fn retry(spec: &RetrySpec, field: &FieldPath, problems: &mut Problems) -> Option
     for (i, code) in spec.codes.iter().enumerate() {
         match u16::try_from(*code).ok().filter(|code| (400..=599).contains(code)).map(StatusCode::from_u16) {
             Some(Ok(code)) => codes.push(code),
-            _ => problems.unsupported(field.key("codes").index(i), format!("expected a status from 400 to 599, found {code}")),
+            _ => problems.malformed(field.key("codes").index(i), format!("expected a status from 400 to 599, found {code}")),
         }
     }
     let attempts = match u32::try_from(spec.attempts.unwrap_or(DEFAULT_ATTEMPTS.into())) {
@@ -97,7 +100,7 @@ fn retry(spec: &RetrySpec, field: &FieldPath, problems: &mut Problems) -> Option
         None => DEFAULT_BACKOFF,
         Some(Ok(backoff)) => backoff,
         Some(Err(message)) => {
-            problems.unsupported(field.key("backoff"), message);
+            problems.malformed(field.key("backoff"), message);
             DEFAULT_BACKOFF
         }
     };

@@ -77,7 +77,7 @@ fn plain_path<'a>(value: &'a str, field: &FieldPath, problems: &mut Problems) ->
         (false, _) => format!("expected a path that begins with `/`, found `{}`", excerpt(value)),
         (true, Some(part)) => format!("a path must not have `{part}` in it, found `{}`", excerpt(value)),
     };
-    problems.unsupported(field.key("value"), message);
+    problems.malformed(field.key("value"), message);
     None
 }
 
@@ -88,7 +88,7 @@ fn grpc_path(spec: &GrpcMethodSpec, field: &FieldPath, problems: &mut Problems) 
         "Exact" => {
             for (name, text) in [("service", &service), ("method", &method)] {
                 if text.as_ref().is_some_and(|text| text.contains('/')) {
-                    problems.unsupported(field.key(name), "a name without `/` is expected");
+                    problems.malformed(field.key(name), "a name without `/` is expected");
                     return None;
                 }
             }
@@ -119,7 +119,7 @@ fn grpc_path(spec: &GrpcMethodSpec, field: &FieldPath, problems: &mut Problems) 
 }
 
 fn nothing_said(field: &FieldPath, problems: &mut Problems) -> Option<PathMatch> {
-    problems.unsupported(field.clone(), "`service`, `method` or both are expected");
+    problems.malformed(field.clone(), "`service`, `method` or both are expected");
     None
 }
 
@@ -128,7 +128,7 @@ fn headers(specs: &[KeyValueMatchSpec], field: &FieldPath, problems: &mut Proble
     for (i, spec) in specs.iter().enumerate() {
         let field = field.index(i);
         let Ok(name) = HeaderName::from_bytes(spec.name.as_bytes()) else {
-            problems.unsupported(field.key("name"), format!("expected a header's name, found `{}`", excerpt(&spec.name)));
+            problems.malformed(field.key("name"), format!("expected a header's name, found `{}`", excerpt(&spec.name)));
             continue;
         };
         // Of several with one name, in whatever case, the first counts.
@@ -144,7 +144,7 @@ fn query(specs: &[KeyValueMatchSpec], field: &FieldPath, problems: &mut Problems
     for (i, spec) in specs.iter().enumerate() {
         let field = field.index(i);
         if spec.name.is_empty() {
-            problems.unsupported(field.key("name"), "is missing: expected a query parameter's name");
+            problems.malformed(field.key("name"), "is missing: expected a query parameter's name");
             continue;
         }
         let name: Arc<str> = spec.name.as_str().into();

@@ -21,7 +21,7 @@ pub use grpc::grpc;
 pub use http::http;
 pub use parent::{Parent, parent_text};
 
-use crate::objects::{FieldPath, Kind, ObjectKey, ParentRefSpec};
+use crate::objects::{FieldPath, Kind, ObjectKey, ParentRefSpec, Problem};
 
 /// A route.
 #[derive(Clone, Debug, PartialEq)]
@@ -113,24 +113,34 @@ pub struct RouteProblem {
 
 /// Collects problems while a route is read.
 #[derive(Debug, Default)]
-struct Problems(Vec<RouteProblem>);
+struct Problems {
+    partial: Vec<RouteProblem>,
+    malformed: Vec<Problem>,
+}
 
 impl Problems {
+    /// No API server takes such a value, so the whole route is refused, and the version before it counts: a slip of the pen in
+    /// a weight must not cost anybody a request.
+    fn malformed(&mut self, field: FieldPath, message: impl Into<String>) {
+        self.malformed.push(Problem::new(field, message));
+    }
+
+    /// A value that is in form and cannot be honoured: a feature that is not served, an enumeration's value of tomorrow.
     fn unsupported(&mut self, field: FieldPath, message: impl Into<String>) {
-        self.0.push(RouteProblem { field, message: message.into(), reason: RouteReason::UnsupportedValue });
+        self.partial.push(RouteProblem { field, message: message.into(), reason: RouteReason::UnsupportedValue });
     }
 
     fn incompatible(&mut self, field: FieldPath, message: impl Into<String>) {
-        self.0.push(RouteProblem { field, message: message.into(), reason: RouteReason::IncompatibleFilters });
+        self.partial.push(RouteProblem { field, message: message.into(), reason: RouteReason::IncompatibleFilters });
     }
 
     /// The first problem since `mark` in one line, if there is one.
     fn since(&self, mark: usize) -> Option<Arc<str>> {
-        self.0.get(mark).map(|problem| format!("{}: {}", problem.field, problem.message).into())
+        self.partial.get(mark).map(|problem| format!("{}: {}", problem.field, problem.message).into())
     }
 
     const fn mark(&self) -> usize {
-        self.0.len()
+        self.partial.len()
     }
 }
 
@@ -151,18 +161,22 @@ fn assemble(
     parent_refs: &[ParentRefSpec],
     rules_written: usize,
     rules: impl FnOnce(&RouteRef, &mut Problems) -> Vec<Rule>,
-) -> Route {
+) -> Result<Route, Vec<Problem>> {
     let key = RouteRef { kind, namespace: metadata.key.namespace, name: metadata.key.name };
     let mut problems = Problems::default();
     let parents = parent::parents(parent_refs, &key.namespace, &mut problems);
     let rules = rules(&key, &mut problems);
-    Route {
+    let Problems { partial, malformed } = problems;
+    if !malformed.is_empty() {
+        return Err(malformed);
+    }
+    Ok(Route {
         key,
         created_seconds: metadata.created_seconds,
         generation: metadata.generation,
         parents,
         rules,
         rules_written,
-        problems: problems.0,
-    }
+        problems: partial,
+    })
 }

@@ -80,7 +80,7 @@ fn parent(index: usize, written: &ParentRefSpec, own_namespace: &Label, problems
     let mut name = |field: FieldPath, text: &str| match text.parse::<Label>() {
         Ok(name) => Some(name),
         Err(error) => {
-            problems.unsupported(field, error.to_string());
+            problems.malformed(field, error.to_string());
             None
         }
     };
@@ -93,7 +93,7 @@ fn parent(index: usize, written: &ParentRefSpec, own_namespace: &Label, problems
         None => None,
         Some(Ok(port)) if port != 0 => Some(port),
         Some(_) => {
-            problems.unsupported(field.key("port"), "expected a port from 1 to 65535");
+            problems.malformed(field.key("port"), "expected a port from 1 to 65535");
             return None;
         }
     };

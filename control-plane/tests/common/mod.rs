@@ -1,6 +1,7 @@
 //! A control plane as a process, and a client that speaks to it as a proxy does.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its own part of this")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where something is not as it should be")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

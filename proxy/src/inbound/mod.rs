@@ -82,7 +82,9 @@ impl Caller {
     /// The policy that refuses it.
     pub(crate) fn authorize(&self) -> Result<Permit, Fault> {
         let snapshot = self.worker.shared.snapshot.load();
-        let trust_domain = snapshot.trust().map(|trust| &trust.trust_domain);
+        // The proxy's own certificate says which trust domain it is in, also before any configuration has come.
+        let tls = self.worker.shared.tls.load();
+        let trust_domain = tls.as_ref().map(|tls| tls.roots.trust_domain());
         authorize(snapshot.inbound(), trust_domain, self.peer.as_deref(), self.port.number).map_err(Fault::from)
     }
 

@@ -20,6 +20,7 @@ use notify::{RecursiveMode, Watcher};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
+use self::scan::Listing;
 use self::tree::{Contents, Tree};
 use crate::source::Batch;
 
@@ -50,9 +51,9 @@ pub async fn watch(root: PathBuf, batches: mpsc::Sender<Batch>) -> Result<(), So
     let heard = Arc::new(Notify::new());
     let _watcher = listen(&root, Arc::clone(&heard));
     let mut tree = Tree::default();
-    let mut contents = scan(&root).await.map_err(|source| SourceError { path: root.clone(), source })?;
+    let mut seen = scan(&root).await.map_err(|source| SourceError { path: root.clone(), source })?;
     // An empty directory is worth a batch too: everything has been read.
-    let first = tree.update(&contents).unwrap_or_else(|| Batch {
+    let first = tree.update(&seen.contents).unwrap_or_else(|| Batch {
         events: Vec::new(),
         diagnostics: Vec::new(),
         locate: Arc::new(|_, _| None),
@@ -61,24 +62,31 @@ pub async fn watch(root: PathBuf, batches: mpsc::Sender<Batch>) -> Result<(), So
         return Ok(());
     }
     loop {
-        tokio::select! {
-            () = settled(&heard) => {}
-            () = tokio::time::sleep(RESCAN) => {}
+        let looked = tokio::select! {
+            () = settled(&heard) => look(&root, &seen).await.map(Some),
+            () = tokio::time::sleep(RESCAN) => look_if_stamped(&root, &seen).await,
             () = batches.closed() => return Ok(()),
-        }
-        contents = match look(&root, &contents).await {
-            Ok(contents) => contents,
+        };
+        match looked {
+            Ok(Some(now)) => seen = now,
+            Ok(None) => continue,
             Err(error) => {
                 tracing::error!(root = %root.display(), %error, "cannot read the directory; what was read before still counts");
                 continue;
             }
-        };
-        if let Some(batch) = tree.update(&contents)
+        }
+        if let Some(batch) = tree.update(&seen.contents)
             && batches.send(batch).await.is_err()
         {
             return Ok(());
         }
     }
+}
+
+/// The directory at one time.
+struct Seen {
+    listing: Listing,
+    contents: Contents,
 }
 
 /// Without a watcher (the system allows only so many) the regular look has to do.
@@ -91,7 +99,9 @@ fn listen(root: &Path, heard: Arc<Notify>) -> Option<notify::RecommendedWatcher>
     });
     let watching = watcher.and_then(|mut watcher| watcher.watch(root, RecursiveMode::Recursive).map(|()| watcher));
     watching
-        .inspect_err(|error| tracing::warn!(root = %root.display(), %error, "cannot watch the directory; looking every {RESCAN:?}"))
+        .inspect_err(
+            |error| tracing::warn!(root = %root.display(), %error, "cannot watch the directory; looking every {RESCAN:?}"),
+        )
         .ok()
 }
 
@@ -106,10 +116,17 @@ async fn settled(heard: &Notify) {
     }
 }
 
+/// Reads the directory if the file system says that a file is another one now.
+async fn look_if_stamped(root: &Path, before: &Seen) -> std::io::Result<Option<Seen>> {
+    let path = root.to_owned();
+    let listing = blocking(move || scan::list(&path)).await?;
+    if listing == before.listing { Ok(None) } else { look(root, before).await.map(Some) }
+}
+
 /// Reads the directory, twice if files seem to have gone.
-async fn look(root: &Path, before: &Contents) -> std::io::Result<Contents> {
+async fn look(root: &Path, before: &Seen) -> std::io::Result<Seen> {
     let now = scan(root).await?;
-    if lost(before, &now).is_empty() {
+    if lost(&before.contents, &now.contents).is_empty() {
         return Ok(now);
     }
     tokio::time::sleep(SECOND_LOOK).await;
@@ -126,9 +143,17 @@ fn lost(before: &Contents, now: &Contents) -> BTreeSet<Arc<Path>> {
     before.keys().filter(|path| has_content(before, path) && !has_content(now, path)).cloned().collect()
 }
 
-/// Reading files must not stop the thread that serves proxies.
-async fn scan(root: &Path) -> std::io::Result<Contents> {
+async fn scan(root: &Path) -> std::io::Result<Seen> {
     let root = root.to_owned();
-    let scanned = tokio::task::spawn_blocking(move || scan::scan(&root)).await;
-    scanned.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+    blocking(move || {
+        let listing = scan::list(&root)?;
+        let contents = scan::read(&listing);
+        Ok(Seen { listing, contents })
+    })
+    .await
+}
+
+/// Reading files must not stop the thread that serves proxies.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
 }

@@ -1,8 +1,9 @@
 //! Reads the files of a directory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,23 +16,50 @@ const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 /// How deep directories are followed.
 const MAX_DEPTH: usize = 8;
 
+/// The manifests of a directory, with what shows that one has changed.
+pub type Listing = BTreeMap<Arc<Path>, Stamp>;
+
+/// What the file system says of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    len: u64,
+    inode: u64,
+    changed: (i64, i64),
+}
+
 /// All manifests below `root`: files that end in `.yaml`, `.yml` or `.json`, without those whose name begins with a dot (editors
 /// and mounted ConfigMaps keep their own things there). Symbolic links are followed.
 ///
 /// # Errors
 ///
 /// When the directory itself cannot be read.
-pub fn scan(root: &Path) -> std::io::Result<Contents> {
-    let mut walk = Walk { contents: Contents::new(), seen: BTreeSet::new(), full: false };
+pub fn list(root: &Path) -> std::io::Result<Listing> {
+    let mut walk = Walk { listing: Listing::new(), seen: BTreeSet::new(), full: false };
     walk.directory(root, 0)?;
     if walk.full {
         tracing::error!(root = %root.display(), "the directory has more than {MAX_FILES} manifests; the rest is not read");
     }
-    Ok(walk.contents)
+    Ok(walk.listing)
+}
+
+/// What stands in them.
+#[must_use]
+pub fn read(listing: &Listing) -> Contents {
+    let mut contents = Contents::new();
+    for path in listing.keys() {
+        let content = match read_file(path) {
+            Ok(content) => Ok(content.into()),
+            // Between the listing and now it went away.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => Err(error.to_string()),
+        };
+        contents.insert(Arc::clone(path), content);
+    }
+    contents
 }
 
 struct Walk {
-    contents: Contents,
+    listing: Listing,
     /// Directories that were entered: links may go round in circles.
     seen: BTreeSet<PathBuf>,
     full: bool,
@@ -56,29 +84,24 @@ impl Walk {
                         tracing::warn!(path = %path.display(), %error, "cannot read a directory");
                     }
                 }
-                Ok(metadata) if metadata.is_file() && is_manifest => self.file(&path),
+                Ok(metadata) if metadata.is_file() && is_manifest => self.file(path, &metadata),
                 _ => {}
             }
         }
         Ok(())
     }
 
-    fn file(&mut self, path: &Path) {
-        if self.contents.len() >= MAX_FILES {
+    fn file(&mut self, path: PathBuf, metadata: &fs::Metadata) {
+        if self.listing.len() >= MAX_FILES {
             self.full = true;
             return;
         }
-        let content = match read(path) {
-            Ok(content) => Ok(content.into()),
-            // Between the listing and now it went away.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
-            Err(error) => Err(error.to_string()),
-        };
-        self.contents.insert(Arc::from(path), content);
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        self.listing.insert(path.into(), Stamp { len: metadata.len(), inode: metadata.ino(), changed });
     }
 }
 
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut content = Vec::new();
     fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut content)?;
     if content.len() as u64 > MAX_FILE_BYTES {

@@ -152,7 +152,8 @@ impl Reading<'_> {
                 self.objects.push(Found { key, object, file, written: node, problems });
             }
             Decoded::Unknown { api_version, kind } => {
-                let message = format!("{kind} ({api_version}) is not a kind that Weir reads, and is ignored (said once for each kind)");
+                let message =
+                    format!("{kind} ({api_version}) is not a kind that Weir reads, and is ignored (said once for each kind)");
                 let warning = diagnostic(self.path, Some(node.at), Level::Warning, message);
                 self.warned.entry((api_version, kind)).or_insert(warning);
             }

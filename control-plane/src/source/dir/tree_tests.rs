@@ -12,7 +12,9 @@ fn contents(files: &[(&str, &str)]) -> Contents {
 }
 
 fn service(name: &str, port: u16) -> String {
-    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  ports:\n  - port: {port}\n---\n")
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  ports:\n  - port: {port}\n---\n"
+    )
 }
 
 fn happened(batch: &Batch) -> Vec<String> {
@@ -63,13 +65,17 @@ fn an_invalid_object_is_named_with_line_and_field_and_its_last_good_one_serves()
     assert_eq!(happened(&batch), ["apply Service shop/y"]);
     assert_eq!(
         said(&batch),
-        ["a.yaml:6:5: Service shop/x: spec.ports[0].port: expected a port from 1 to 65535, found 99999; the object before still counts"]
+        [
+            "a.yaml:6:5: Service shop/x: spec.ports[0].port: expected a port from 1 to 65535, found 99999; the object before still counts"
+        ]
     );
     let bad = bad.replace("99999", "\"80\"");
     let batch = tree.update(&contents(&[("a.yaml", &bad)])).unwrap();
     assert_eq!(
         said(&batch),
-        ["a.yaml:6:5: Service shop/x: spec.ports[0].port: invalid type: string \"80\", expected a whole number; the object before still counts"]
+        [
+            "a.yaml:6:5: Service shop/x: spec.ports[0].port: invalid type: string \"80\", expected a whole number; the object before still counts"
+        ]
     );
 }
 
@@ -108,7 +114,8 @@ fn unknown_kinds_warn_once_and_lists_are_unpacked() {
 #[test]
 fn what_is_no_object_is_said() {
     let mut tree = Tree::default();
-    let batch = tree.update(&contents(&[("a.yaml", "- 1\n"), ("b.yaml", "a: 1\n"), ("c.yaml", "kind: 5\napiVersion: v1\n")])).unwrap();
+    let batch =
+        tree.update(&contents(&[("a.yaml", "- 1\n"), ("b.yaml", "a: 1\n"), ("c.yaml", "kind: 5\napiVersion: v1\n")])).unwrap();
     assert_eq!(
         said(&batch),
         [
@@ -128,4 +135,40 @@ fn a_field_of_a_served_object_is_found() {
     let Event::Apply(object) = &batch.events[0] else { panic!() };
     let location = (batch.locate)(&object.key(), &FieldPath::of(&["spec", "ports"]).index(0).key("port")).unwrap();
     assert_eq!((location.line, location.column), (7, 5));
+}
+
+#[test]
+fn a_route_with_a_slip_of_the_pen_serves_as_it_was() {
+    let route = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: split, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: reviews}]
+  rules:
+  - matches: [{path: {value: /x}}]
+    backendRefs:
+    - name: reviews
+      port: 80
+      weight: 50
+    timeouts: {request: 10s}
+";
+    let mut tree = Tree::default();
+    tree.update(&contents(&[("route.yaml", route)])).unwrap();
+    for (good, bad, line, field) in [
+        ("weight: 50", "weight: -1", 11, "spec.rules[0].backendRefs[0].weight"),
+        ("weight: 50", "weight: many", 11, "spec.rules[0].backendRefs[0].weight"),
+        ("port: 80", "port: 80000", 10, "spec.rules[0].backendRefs[0].port"),
+        ("request: 10s", "request: ten", 12, "spec.rules[0].timeouts.request"),
+        ("request: 10s", "request: 1s, backendRequest: 2s", 12, "spec.rules[0].timeouts.backendRequest"),
+        ("value: /x", "value: x", 7, "spec.rules[0].matches[0].path.value"),
+        ("name: reviews}", "name: Reviews}", 5, "spec.parentRefs[0].name"),
+    ] {
+        let batch = tree.update(&contents(&[("route.yaml", &route.replacen(good, bad, 1))])).unwrap();
+        assert!(batch.events.is_empty(), "{bad}: {:?}", batch.events);
+        let [only] = batch.diagnostics.as_slice() else { panic!("{bad}: {:?}", said(&batch)) };
+        assert_eq!((only.line, only.field.as_deref()), (Some(line), Some(field)), "{only}");
+        assert!(only.message.ends_with("; the object before still counts"), "{only}");
+    }
+    let batch = tree.update(&contents(&[("route.yaml", &route.replace("weight: 50", "weight: 60"))])).unwrap();
+    assert_eq!(happened(&batch), ["apply HTTPRoute shop/split"]);
 }
