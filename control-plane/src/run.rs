@@ -32,6 +32,8 @@ const BATCHES: usize = 4;
 const BACKLOG: u32 = 4096;
 /// How long streams may take to end after a stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long threads may take to end after that. They do not wait for anything, so it is a bound on what should not happen.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often certificates are looked at. Leaves of a test live for seconds.
 const RENEWAL_CHECK: Duration = Duration::from_secs(1);
 
@@ -89,8 +91,9 @@ pub enum RunError {
 pub fn run(settings: Settings) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(RunError::Start)?;
     let ended = runtime.block_on(serve(settings));
-    // Whatever still runs has no more to say.
-    runtime.shutdown_background();
+    // Whatever still runs has no more to say. Its threads end before the process does: the exit of a process wipes the random
+    // generators of every thread, which must not meet a handshake that is using one.
+    runtime.shutdown_timeout(EXIT_TIMEOUT);
     ended
 }
 
