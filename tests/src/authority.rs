@@ -12,7 +12,7 @@ use rcgen::{
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
@@ -232,19 +232,4 @@ impl ServerCertVerifier for TrustEverybody {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         provider().signature_verification_algorithms.supported_schemes()
     }
-}
-
-/// The roots of a PEM file, for reading what a mesh publishes.
-///
-/// # Panics
-///
-/// When it cannot be read.
-#[must_use]
-pub fn roots(bundle: &Path) -> RootCertStore {
-    use rustls::pki_types::pem::PemObject;
-    let mut store = RootCertStore::empty();
-    for der in CertificateDer::pem_file_iter(bundle).expect("the bundle can be read") {
-        store.add(der.expect("a certificate")).expect("a root");
-    }
-    store
 }

@@ -1,10 +1,10 @@
 //! Network namespaces: workloads that have the network of a pod, redirection included.
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -16,28 +16,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::client::{Answer, Connection, request};
 use crate::process::Process;
-use crate::tools;
+use crate::{binaries, tools};
 
 /// The user that sidecars run as, whose traffic is not redirected.
 pub const SIDECAR_USER: u32 = 15400;
-
-/// Redirection as in a pod: everything that the workload opens goes to the sidecar's outbound side, everything that comes in goes
-/// to its inbound side; what the sidecar itself opens is left alone.
-const REDIRECTION: &str = "
-table ip weir {
-  chain outbound {
-    type nat hook output priority -100;
-    meta skuid 15400 return
-    ip daddr 127.0.0.0/8 return
-    meta l4proto tcp redirect to :15401
-  }
-  chain inbound {
-    type nat hook prerouting priority -100;
-    tcp dport { 15406, 15420 } return
-    meta l4proto tcp redirect to :15406
-  }
-}
-";
 
 /// A network namespace. It is removed with the scenario.
 pub struct Namespace {
@@ -124,20 +106,36 @@ impl Namespace {
         self.enter(|| command.output()).expect("the program starts")
     }
 
-    /// Puts the redirection of a meshed pod in place.
+    /// Puts the redirection of a meshed pod in place, as a pod's init container does.
     ///
     /// # Panics
     ///
-    /// When nft refuses.
+    /// When the kernel refuses.
     pub fn redirect(&self) {
-        let mut command = Command::new(tools::require("nft"));
-        command.args(["-f", "-"]).stdin(Stdio::piped());
-        self.enter(|| {
-            let mut nft = command.spawn().expect("nft starts");
-            nft.stdin.take().expect("it has an input").write_all(REDIRECTION.as_bytes()).expect("nft reads its rules");
-            let status = nft.wait().expect("nft ends");
-            assert!(status.success(), "nft refuses the rules; does the kernel have nf_tables and nft_redir?");
-        });
+        let mut init = Command::new(binaries::proxy());
+        init.env_clear().arg("init");
+        let output = self.output(init);
+        assert!(output.status.success(), "weir-proxy init: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// A wire between this namespace and another one: `eth0` on both sides, with these addresses in CIDR notation, and
+    /// everything else behind it.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel refuses.
+    pub fn wire(&self, addresses: &[&str], other: &Self, other_addresses: &[&str]) {
+        ip(&["link", "add", "eth0", "netns", &self.name, "type", "veth", "peer", "name", "eth0", "netns", &other.name]);
+        for (namespace, addresses) in [(self, addresses), (other, other_addresses)] {
+            namespace.ip(&["link", "set", "eth0", "up"]);
+            for address in addresses {
+                // Without looking for somebody else who has it: an IPv6 address could not be used before.
+                let now: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
+                namespace.ip(&[&["address", "add", address, "dev", "eth0"], now].concat());
+                let family = if address.contains(':') { "-6" } else { "-4" };
+                namespace.ip(&[family, "route", "replace", "default", "dev", "eth0"]);
+            }
+        }
     }
 
     fn ip(&self, arguments: &[&str]) {
