@@ -55,6 +55,36 @@ pub fn patch(object: &Value, pod: &Pod, settings: &Settings, installation: &Inst
     patch
 }
 
+/// A patch that is not for the object that it was applied to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no place in the object for `{0}`: the patch was made for another one")]
+pub struct Misfit(String);
+
+/// Does to an object what the API server would do with the patch.
+///
+/// # Errors
+///
+/// [`Misfit`] names the first path that the object has no place for; what came before it is then applied already.
+pub fn apply(object: &mut Value, patch: &[Add]) -> Result<(), Misfit> {
+    patch.iter().try_for_each(|add| put(object, add).ok_or_else(|| Misfit(add.path.clone())))
+}
+
+fn put(object: &mut Value, add: &Add) -> Option<()> {
+    let (parent, key) = add.path.rsplit_once('/')?;
+    match object.pointer_mut(parent)? {
+        Value::Object(members) => {
+            members.insert(key.replace("~1", "/").replace("~0", "~"), add.value.clone());
+        }
+        Value::Array(items) if key == "-" => items.push(add.value.clone()),
+        Value::Array(items) => {
+            let at = key.parse::<usize>().ok().filter(|at| *at <= items.len())?;
+            items.insert(at, add.value.clone());
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
 fn status(object: &Value, installation: &Installation) -> Vec<Add> {
     let metadata = object.get("metadata").filter(|it| it.is_object());
     let annotations = metadata.and_then(|it| it.get("annotations")).filter(|it| it.is_object());
@@ -87,4 +117,20 @@ fn insert(array: &str, is_new: bool, end: End, items: Vec<Value>) -> Vec<Add> {
         End::Back => Add::new(format!("{array}/-"), item),
     };
     items.into_iter().enumerate().map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_is_applied_as_rfc_6902_says() {
+        let mut object = json!({"a": [1, 2], "b": {"x/y": 1}});
+        let patch = [Add::new("/a/0", 0), Add::new("/a/-", 3), Add::new("/b/x~1y", 2), Add::new("/c", Map::new())];
+        assert_eq!(apply(&mut object, &patch), Ok(()));
+        assert_eq!(object, json!({"a": [0, 1, 2, 3], "b": {"x/y": 2}, "c": {}}));
+        for path in ["/a/9", "/a/x", "/none/x", "/a/0/x", "a", ""] {
+            assert_eq!(apply(&mut object, &[Add::new(path, 1)]), Err(Misfit(path.into())), "{path}");
+        }
+    }
 }

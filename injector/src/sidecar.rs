@@ -79,7 +79,7 @@ pub fn init(settings: &Settings, installation: &Installation) -> Value {
             {"name": "WEIR_SKIP_INBOUND_PORTS", "value": skip_inbound.to_string()},
             {"name": "WEIR_SKIP_OUTBOUND_PORTS", "value": settings.skip_outbound_ports.to_string()},
             {"name": "WEIR_SKIP_OUTBOUND_CIDRS", "value": networks.join(",")},
-            {"name": "WEIR_SKIP_UID", "value": USER.to_string()},
+            {"name": "WEIR_PROXY_UID", "value": USER.to_string()},
             {"name": "WEIR_LOG_LEVEL", "value": settings.log_level.as_str()},
         ],
         "securityContext": {

@@ -14,6 +14,7 @@ mod exchange;
 mod fault;
 mod http;
 mod inbound;
+mod init;
 mod io;
 mod listen;
 mod logging;

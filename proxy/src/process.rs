@@ -12,9 +12,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 use crate::control::{self, Saved};
 use crate::metrics::Metrics;
-use crate::settings::{BadUsage, Settings};
+use crate::settings::{Asked, BadUsage, Settings};
 use crate::shared::Shared;
-use crate::{admin, logging, worker};
+use crate::{admin, init, logging, worker};
 
 /// How often the threads are looked at. A thread that died has taken its share of the connections with it, so it is noticed
 /// well before anybody's probe fails for the second time.
@@ -27,8 +27,9 @@ const DRAIN_QUIET: Duration = Duration::from_millis(200);
 /// Runs the proxy until it has drained, failed or was told to end at once.
 #[must_use]
 pub fn main() -> ExitCode {
-    let settings = match Settings::read(std::env::args_os()) {
-        Ok(settings) => settings,
+    let settings = match Asked::read(std::env::args_os()) {
+        Ok(Asked::Run(settings)) => *settings,
+        Ok(Asked::Init(settings)) => return init::run(&settings),
         Err(BadUsage::CommandLine(request)) => {
             // Help and the version are answers and go to stdout; everything else is an error.
             let code = if request.use_stderr() { 2 } else { 0 };
@@ -67,6 +68,10 @@ enum Failed {
 }
 
 fn run(settings: Settings) -> Result<ExitCode, Failed> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| Failed::System { what: "a runtime for signals", source })?;
+    // Before anything serves: a signal that comes early drains as well, and is not the end.
+    let signals = runtime.block_on(async { Signals::watch() })?;
     let saved = Saved::load(&settings);
     let shared = Arc::new(Shared::new(settings, Metrics::new()?));
     let store = control::restore(&shared, saved);
@@ -83,9 +88,7 @@ fn run(settings: Settings) -> Result<ExitCode, Failed> {
         workers = settings.workers.get(),
         "started"
     );
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|source| Failed::System { what: "a runtime for signals", source })?;
-    runtime.block_on(until_the_end(&shared, &workers, &control))
+    runtime.block_on(until_the_end(&shared, signals, &workers, &control))
 }
 
 fn start_workers(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, Failed> {
@@ -95,9 +98,12 @@ fn start_workers(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, Failed> {
 }
 
 /// Serves until a signal or a request to drain, then drains.
-async fn until_the_end(shared: &Shared, workers: &[JoinHandle<()>], control: &JoinHandle<()>) -> Result<ExitCode, Failed> {
-    let listen = |kind| signal(kind).map_err(|source| Failed::System { what: "to watch signals", source });
-    let mut signals = Signals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? };
+async fn until_the_end(
+    shared: &Shared,
+    mut signals: Signals,
+    workers: &[JoinHandle<()>],
+    control: &JoinHandle<()>,
+) -> Result<ExitCode, Failed> {
     let mut draining = shared.lifecycle.draining();
     tokio::select! {
         name = signals.next() => {
@@ -123,6 +129,11 @@ struct Signals {
 }
 
 impl Signals {
+    fn watch() -> Result<Self, Failed> {
+        let listen = |kind| signal(kind).map_err(|source| Failed::System { what: "to watch signals", source });
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
     async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",

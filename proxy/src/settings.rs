@@ -9,13 +9,24 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use weir_core::names::{Label, ObjectName, TrustDomain};
+
+use crate::init;
 
 /// More worker threads than this are a typing error: no machine that runs pods has so many cores.
 const MAX_WORKERS: usize = 1024;
 /// A drain that takes longer than a day is a typing error.
 const MAX_DRAIN: Duration = Duration::from_secs(86_400);
+
+/// What the process is to be.
+#[derive(Clone, Debug)]
+pub(crate) enum Asked {
+    /// A proxy.
+    Run(Box<Settings>),
+    /// The writer of redirect rules.
+    Init(init::Settings),
+}
 
 /// Everything that a proxy is told at its start.
 #[derive(Clone, Debug)]
@@ -91,6 +102,8 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Parser)]
 #[command(name = "weir-proxy", version)]
 struct Flags {
+    #[command(subcommand)]
+    task: Option<Task>,
     /// Name of the pod.
     #[arg(long, env = "WEIR_POD_NAME", value_name = "NAME")]
     pod_name: Option<String>,
@@ -148,6 +161,12 @@ struct Flags {
     log_level: Option<String>,
 }
 
+/// Another task than being a proxy.
+#[derive(Debug, Subcommand)]
+enum Task {
+    Init(init::Flags),
+}
+
 /// Why a proxy does not start.
 #[derive(Debug)]
 pub(crate) enum BadUsage {
@@ -185,12 +204,25 @@ impl fmt::Display for BadUsage {
     }
 }
 
-impl Settings {
+impl Asked {
     /// Reads the command line and, for what it does not say, the environment. An empty value counts as not set.
     ///
     /// # Errors
     ///
     /// Everything that is wrong.
+    pub(crate) fn read<T: Into<OsString> + Clone>(args: impl IntoIterator<Item = T>) -> Result<Self, BadUsage> {
+        let mut flags = Flags::try_parse_from(args).map_err(BadUsage::CommandLine)?;
+        let asked = match flags.task.take() {
+            Some(Task::Init(flags)) => init::Settings::check(flags).map(Self::Init),
+            None => Settings::check(flags).map(|settings| Self::Run(Box::new(settings))),
+        };
+        asked.map_err(BadUsage::Settings)
+    }
+}
+
+impl Settings {
+    /// A proxy's settings, for tests that start none.
+    #[cfg(test)]
     pub(crate) fn read<T: Into<OsString> + Clone>(args: impl IntoIterator<Item = T>) -> Result<Self, BadUsage> {
         let flags = Flags::try_parse_from(args).map_err(BadUsage::CommandLine)?;
         Self::check(flags).map_err(BadUsage::Settings)
@@ -266,12 +298,23 @@ impl Settings {
 
 /// Collects what is wrong.
 #[derive(Default)]
-struct Reader {
+pub(crate) struct Reader {
     problems: Vec<Problem>,
 }
 
 impl Reader {
-    fn optional<T>(
+    /// All that was wrong.
+    pub(crate) fn into_problems(self) -> Vec<Problem> {
+        self.problems
+    }
+
+    /// Notes what is wrong with a setting, and what to write.
+    pub(crate) fn wrong(&mut self, setting: &'static str, what: String, write: &'static str) {
+        self.problems.push(Problem { setting, what, write });
+    }
+
+    /// The value of a setting; `None` if it is not set or wrong.
+    pub(crate) fn optional<T>(
         &mut self,
         setting: &'static str,
         value: Option<String>,

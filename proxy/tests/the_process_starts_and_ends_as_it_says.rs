@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -18,9 +20,12 @@ fn binary() -> Command {
     command
 }
 
-/// An address that was free a moment ago.
+/// An address that was free a moment ago, on an IP of its own so that it still is: nobody else is given a port of it.
 fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [process, _, _, _] = std::process::id().to_le_bytes();
+    let ip = Ipv4Addr::new(127, 64 + process % 64, 0, NEXT.fetch_add(1, Ordering::Relaxed));
+    TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
 }
 
 /// A proxy that has no control plane, and ends with the test.
@@ -29,6 +34,8 @@ struct Proxy {
     admin: SocketAddr,
     outbound: SocketAddr,
     lines: mpsc::Receiver<String>,
+    /// Lines that were read already: which of two threads speaks first is nobody's promise.
+    seen: RefCell<Vec<String>>,
     _directory: TempDir,
 }
 
@@ -57,20 +64,20 @@ impl Proxy {
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (send, lines) = mpsc::channel();
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
-        let proxy = Self { child, admin, outbound, lines, _directory: directory };
+        let proxy = Self { child, admin, outbound, lines, seen: RefCell::default(), _directory: directory };
         proxy.says("started");
         proxy
     }
 
-    /// Waits for a line of the log.
+    /// Waits until a line of the log has this text, or finds the one that had it.
     fn says(&self, text: &str) -> String {
-        let mut all = String::new();
+        let mut seen = self.seen.borrow_mut();
         loop {
-            let line = self.lines.recv_timeout(LONG).unwrap_or_else(|_| panic!("`{text}` is not in the log: {all}"));
-            if line.contains(text) {
-                return line;
+            if let Some(line) = seen.iter().find(|line| line.contains(text)) {
+                return line.clone();
             }
-            all = all + &line + "\n";
+            let Ok(line) = self.lines.recv_timeout(LONG) else { panic!("`{text}` is not in the log: {}", seen.join("\n")) };
+            seen.push(line);
         }
     }
 
