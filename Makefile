@@ -9,7 +9,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET)/quick
 # Options for `weir demo`, for example: make demo ARGS=--once
 ARGS ?=
-# Options for the scenario tests, for example: make scenarios TESTS="--test timeouts_answer_504"
+# Options for the scenario tests, for example: make scenarios TESTS="--test time_limits_are_kept"
 TESTS ?=
 
 # A snapshot that differs fails the test and is not rewritten behind anybody's back.

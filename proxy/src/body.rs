@@ -145,6 +145,11 @@ impl ReplayBody {
         !replay.overflowed && !replay.broken
     }
 
+    /// Whether the client broke off in the middle of it.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.0.borrow().broken
+    }
+
     /// The body from its start. Readers made earlier end with an error.
     pub(crate) fn reader(&self) -> Reader {
         let mut replay = self.0.borrow_mut();

@@ -57,9 +57,9 @@ impl Series {
         self.labels.route.as_ref()
     }
 
-    /// See [`Labels::backend`].
-    pub(crate) const fn backend(&self) -> Option<&weir_core::names::BackendRef> {
-        self.labels.backend.as_ref()
+    /// The labels of the connection that a request may turn into.
+    pub(crate) fn connection_labels(&self) -> Labels {
+        Labels { route: None, ..self.labels.clone() }
     }
 
     /// The same labels for another peer.

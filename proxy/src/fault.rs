@@ -39,6 +39,8 @@ impl Hop {
 pub(crate) enum Reason {
     /// The request has no usable target.
     BadRequest,
+    /// The client broke off in the middle of its body.
+    ClientAborted,
     /// No such service, and no such host.
     UnknownDestination,
     /// The service has no such port.
@@ -91,8 +93,9 @@ pub(crate) enum Reason {
 
 impl Reason {
     /// All of them, for the metrics' bound and the documentation's test.
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::BadRequest,
+        Self::ClientAborted,
         Self::UnknownDestination,
         Self::UnknownPort,
         Self::NoConfiguration,
@@ -123,6 +126,7 @@ impl Reason {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::BadRequest => "bad-request",
+            Self::ClientAborted => "client-aborted",
             Self::UnknownDestination => "unknown-destination",
             Self::UnknownPort => "unknown-port",
             Self::NoConfiguration => "no-configuration",
@@ -153,7 +157,7 @@ impl Reason {
     /// The HTTP status of the answer.
     pub(crate) const fn status(self) -> StatusCode {
         match self {
-            Self::BadRequest | Self::NotHttp => StatusCode::BAD_REQUEST,
+            Self::BadRequest | Self::ClientAborted | Self::NotHttp => StatusCode::BAD_REQUEST,
             Self::PlaintextRefused | Self::ForeignTrustDomain | Self::TrustDomainUnknown => StatusCode::FORBIDDEN,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::DetectTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -179,6 +183,7 @@ impl Reason {
     pub(crate) const fn grpc_status(self) -> u8 {
         match self {
             Self::BadRequest | Self::NotHttp => 13,
+            Self::ClientAborted => 1,
             Self::PlaintextRefused | Self::ForeignTrustDomain | Self::TrustDomainUnknown => 7,
             Self::NoRoute => 12,
             Self::ConnectTimeout | Self::RequestTimeout | Self::BackendRequestTimeout | Self::DetectTimeout => 4,

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -109,6 +109,9 @@ where
     connection.await
 }
 
+/// Who calls, as mutual TLS has proved it. One that a client sends is always removed.
+pub(crate) const WEIR_CLIENT_ID: HeaderName = HeaderName::from_static("weir-client-id");
+
 /// Headers of one hop that go whether or not `Connection` lists them (RFC 9110, section 7.6.1). `Transfer-Encoding` and `TE` are
 /// hyper's and ours to write anew.
 const HOP_BY_HOP: [HeaderName; 5] = [
@@ -120,28 +123,33 @@ const HOP_BY_HOP: [HeaderName; 5] = [
 ];
 
 /// Headers that a client cannot have removed by listing them in `Connection`: what the application's decisions rest on.
-const PROTECTED: [&str; 9] = [
+const PROTECTED: [&str; 16] = [
     "authorization",
     "cookie",
     "host",
     "content-length",
     "content-type",
+    "content-encoding",
     "forwarded",
     "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
     "weir-client-id",
+    "weir-error",
     "traceparent",
+    "tracestate",
+    "date",
 ];
 
 /// Removes what belongs to the hop that the message came over.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if let Some(listed) = headers.remove(CONNECTION) {
-        let named = listed.to_str().unwrap_or_default().split(',').map(str::trim);
-        for name in named.filter(|name| !PROTECTED.iter().any(|it| it.eq_ignore_ascii_case(name))) {
-            // `TE: trailers` is asked of every hop, and `Trailer` announces what the body carries on.
-            if !name.eq_ignore_ascii_case(TE.as_str()) && !name.eq_ignore_ascii_case(TRAILER.as_str()) {
-                headers.remove(name);
-            }
-        }
+    if headers.contains_key(CONNECTION) {
+        remove_listed(headers);
+    }
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // It says how long the body is; a length beside it is a lie, or meant for somebody else (RFC 9112, section 6.3).
+        headers.remove(CONTENT_LENGTH);
     }
     for name in &HOP_BY_HOP {
         headers.remove(name);
@@ -153,6 +161,24 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.insert(TE, HeaderValue::from_static("trailers"));
         } else {
             headers.remove(TE);
+        }
+    }
+}
+
+/// Whether a request says in two ways how long its body is. What two servers would read differently is how requests are smuggled;
+/// such a request is refused (RFC 9112, section 6.1).
+pub(crate) fn has_two_lengths(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH)
+}
+
+fn remove_listed(headers: &mut HeaderMap) {
+    let lines: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
+    headers.remove(CONNECTION);
+    let names = lines.iter().flat_map(|line| line.to_str().unwrap_or_default().split(',')).map(str::trim);
+    for name in names.filter(|name| !PROTECTED.iter().any(|it| it.eq_ignore_ascii_case(name))) {
+        // `TE: trailers` is asked of every hop, and `Trailer` announces what the body carries on.
+        if !name.eq_ignore_ascii_case(TE.as_str()) && !name.eq_ignore_ascii_case(TRAILER.as_str()) {
+            headers.remove(name);
         }
     }
 }
@@ -190,6 +216,27 @@ mod tests {
         ]);
         strip_hop_by_hop(&mut map);
         assert_eq!(map, headers(&[("authorization", "Bearer t"), ("te", "trailers"), ("accept", "*/*")]));
+    }
+
+    #[test]
+    fn every_line_of_connection_counts_and_a_length_beside_chunks_does_not() {
+        let mut map = headers(&[
+            ("connection", "x-a"),
+            ("x-a", "1"),
+            ("x-b", "1"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "64"),
+        ]);
+        map.append("connection", HeaderValue::from_static("x-b"));
+        strip_hop_by_hop(&mut map);
+        assert_eq!(map, HeaderMap::new());
+    }
+
+    #[test]
+    fn a_request_with_two_lengths_is_recognized() {
+        assert!(has_two_lengths(&headers(&[("transfer-encoding", "chunked"), ("content-length", "4")])));
+        assert!(!has_two_lengths(&headers(&[("content-length", "4")])));
+        assert!(!has_two_lengths(&headers(&[("transfer-encoding", "chunked")])));
     }
 
     #[test]

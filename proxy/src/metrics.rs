@@ -4,8 +4,8 @@
 //! labels up: workers keep [`RequestSeries`] where the route was compiled and increment plain atomics. The number of series is
 //! bounded all the same ([`MAX_GROUPS`]); what goes beyond is counted together under `overflow`.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -40,7 +40,8 @@ pub(crate) struct Metrics {
     open_connections: IntGaugeVec,
     bytes: IntCounterVec,
     ejections: IntCounterVec,
-    groups: AtomicUsize,
+    /// The combinations counted so far. Only looked at when a worker meets one for the first time.
+    groups: Mutex<HashSet<[String; 7]>>,
     config_age: Gauge,
     /// How many updates have been applied.
     pub(crate) config_version: IntGauge,
@@ -93,7 +94,7 @@ impl Metrics {
                 "Endpoints that were taken out of balancing for a while.",
                 &["service", "namespace", "backend", "cause"],
             )?,
-            groups: AtomicUsize::new(0),
+            groups: Mutex::default(),
             config_age: made.gauge(
                 "weir_config_age_seconds",
                 "How long ago the configuration was last known to be current; -1 if never in this process.",
@@ -172,11 +173,13 @@ impl Metrics {
     }
 
     fn bounded(&self, labels: &Labels) -> [String; 7] {
-        if self.groups.fetch_add(1, Ordering::Relaxed) < MAX_GROUPS {
-            return labels.values();
+        let values = labels.values();
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        if groups.contains(&values) || groups.len() < MAX_GROUPS {
+            groups.insert(values.clone());
+            return values;
         }
-        self.groups.store(MAX_GROUPS, Ordering::Relaxed);
-        let [direction, .., tls] = labels.values();
+        let [direction, .., tls] = values;
         let overflow = || String::from("overflow");
         [direction, overflow(), overflow(), overflow(), overflow(), overflow(), tls]
     }
@@ -290,5 +293,34 @@ pub(crate) struct OpenGauge(IntGauge);
 impl Drop for OpenGauge {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weir_core::names::ServiceRef;
+
+    fn labels(number: usize) -> Labels {
+        let service: ServiceRef = format!("shop/s{number}").parse().unwrap();
+        Labels { service: Some(service), ..Labels::unknown(Hop::Outbound) }
+    }
+
+    #[test]
+    fn combinations_are_counted_once_however_often_they_are_met() {
+        let metrics = Metrics::new().unwrap();
+        for _ in 0..MAX_GROUPS * 2 {
+            assert_eq!(metrics.bounded(&labels(1))[1], "s1");
+        }
+    }
+
+    #[test]
+    fn over_the_bound_everything_is_counted_together() {
+        let metrics = Metrics::new().unwrap();
+        for number in 0..MAX_GROUPS {
+            assert_eq!(metrics.bounded(&labels(number))[1], format!("s{number}"));
+        }
+        assert_eq!(metrics.bounded(&labels(MAX_GROUPS))[1], "overflow");
+        assert_eq!(metrics.bounded(&labels(0))[1], "s0");
     }
 }

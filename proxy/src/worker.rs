@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
+use weir_core::budget::{BudgetConfig, RetryBudget};
 use weir_core::names::{BackendRef, Identity, ServiceRef};
 use weir_core::snapshot::{AddressTarget, Known, ResourceName, Service, Snapshot};
 
@@ -63,6 +64,8 @@ pub(crate) struct Worker {
     pub(crate) connections: ConnectionCache,
     /// Dice.
     pub(crate) rng: RefCell<fastrand::Rng>,
+    /// For requests to endpoints by their own address, which have no backend to keep one.
+    budget: RefCell<RetryBudget>,
     clusters: RefCell<HashMap<BackendRef, Rc<Cluster>>>,
     /// Endpoints called by their own address.
     direct: RefCell<HashMap<DirectKey, Direct>>,
@@ -100,6 +103,16 @@ impl Worker {
         });
         entry.last_used.set(Instant::now());
         Rc::clone(&entry.upstream)
+    }
+
+    /// A request to an endpoint by its own address pays into the budget.
+    pub(crate) fn deposit(&self) {
+        self.budget.borrow_mut().deposit(self.shared.now());
+    }
+
+    /// Whether the budget admits one more retry of such a request.
+    pub(crate) fn withdraw(&self) -> bool {
+        self.budget.borrow_mut().withdraw(self.shared.now())
     }
 
     /// What the control plane knows of a service; asks it if that is not here yet.
@@ -192,6 +205,7 @@ pub(crate) fn start(shared: Arc<Shared>, index: usize) -> Result<thread::JoinHan
             unknown: SeriesCache::default(),
             connections: ConnectionCache::new(Arc::clone(&shared)),
             rng: RefCell::new(fastrand::Rng::new()),
+            budget: RefCell::new(RetryBudget::new(BudgetConfig::default())),
             clusters: RefCell::default(),
             direct: RefCell::default(),
             shared,

@@ -121,8 +121,6 @@ impl Inbound {
         }
         let caller = Caller { worker: Rc::clone(&self.worker), port: self.port(listen.port(), app), peer: None };
         tokio::task::spawn_local(async move {
-            let shared = Arc::clone(&caller.worker.shared);
-            let _open = shared.lifecycle.connection();
             serve(caller, stream).await;
         });
     }
@@ -208,7 +206,10 @@ where
     let protocol = caller.protocol();
     let http = matches!(spoken, Spoken::Http1 | Spoken::Http2) && !matches!(protocol, Protocol::Opaque | Protocol::Tls);
     if http {
-        let drain = Some(caller.worker.shared.lifecycle.draining());
+        // A drain waits for HTTP connections to be told and to end; for others while something is carried, which is counted there.
+        let shared = Arc::clone(&caller.worker.shared);
+        let _open = shared.lifecycle.connection();
+        let drain = Some(shared.lifecycle.draining());
         let stream = Prefixed::new(first, stream);
         let handler = handler(&caller);
         let ended = match spoken {
@@ -240,7 +241,9 @@ fn handler(caller: &Caller) -> Rc<impl Fn(::http::Request<hyper::body::Incoming>
 
 async fn serve_mesh(caller: Caller, tls: TlsStream<Prefixed<TcpStream>>) {
     if tls.get_ref().1.alpn_protocol() == Some(weir_tls::alpn::HTTP2) {
-        let drain = Some(caller.worker.shared.lifecycle.draining());
+        let shared = Arc::clone(&caller.worker.shared);
+        let _open = shared.lifecycle.connection();
+        let drain = Some(shared.lifecycle.draining());
         let handler = handler(&caller);
         if let Err(error) = http::serve_http2(Coalesced::new(tls), drain, handler).await {
             note_end(&caller.worker, Hop::Inbound, &error);

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
+use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use weir_core::authz::Permit;
 use weir_core::snapshot::Protocol;
@@ -15,13 +15,10 @@ use super::{Caller, upgrade};
 use crate::body::{Body, ReplayBody, RequestBody};
 use crate::exchange::{Exchange, LabelsRef, Series, Tracked};
 use crate::fault::{Fault, Hop, Reason, WEIR_ERROR, is_grpc};
-use crate::http::{strip_hop_by_hop, upgrade_token};
+use crate::http::{WEIR_CLIENT_ID, has_two_lengths, strip_hop_by_hop, upgrade_token};
 use crate::metrics::Labels;
-use crate::pool::{Answer, SendError, WEIR_PROTO, Wire};
+use crate::pool::{Answer, SendError, WEIR_PROTO, WEIR_STATUS, Wire};
 use crate::worker::MAX_IN_FLIGHT;
-
-/// Who calls, as mutual TLS has proved it. One that a client sends is always removed.
-const WEIR_CLIENT_ID: HeaderName = HeaderName::from_static("weir-client-id");
 
 /// Times that a request is offered to the application while it provably has not seen it: it restarts, or closes idle connections
 /// in the same moment as they are used.
@@ -82,6 +79,9 @@ async fn admit(caller: &Caller, request: Request<Incoming>, exchange: &mut Optio
     }
     let permit = caller.authorize()?;
     let (mut parts, body) = request.into_parts();
+    if has_two_lengths(&parts.headers) {
+        return Err(Fault::new(Reason::BadRequest, "the request has both Content-Length and Transfer-Encoding"));
+    }
     let from_http1 = is_from_http1(caller, &parts);
     let upgraded = upgrade::asked(&mut parts, upgrade_token);
     clean(caller, &mut parts)?;
@@ -148,6 +148,9 @@ async fn forward(
         let request = Request::from_parts(parts.clone(), body);
         match caller.port.app.send(request, wire).await {
             Ok(answer) => return Ok(pass_on(answer, exchange)),
+            Err(SendError::Broke(fault)) if replay.as_ref().is_some_and(ReplayBody::is_broken) => {
+                return Err(Fault::new(Reason::ClientAborted, fault.detail));
+            }
             Err(SendError::Broke(fault)) => return Err(fault),
             Err(SendError::NotProcessed(fault)) => {
                 offers += 1;
@@ -166,6 +169,7 @@ pub(super) fn pass_on(answer: Answer, exchange: &mut Option<Exchange>) -> Respon
     strip_hop_by_hop(&mut parts.headers);
     // Only the mesh says what the mesh did.
     parts.headers.remove(&WEIR_ERROR);
+    parts.headers.remove(&WEIR_STATUS);
     let body = match exchange.take() {
         Some(mut exchange) => {
             exchange.answered(parts.status, &parts.headers);

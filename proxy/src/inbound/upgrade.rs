@@ -17,7 +17,7 @@ use crate::exchange::Exchange;
 use crate::fault::{Fault, Reason};
 use crate::http::strip_hop_by_hop;
 use crate::io::copy::copy_both;
-use crate::pool::{SendError, Wire};
+use crate::pool::{SendError, WEIR_STATUS, Wire};
 
 /// An upgrade that a client asks for.
 pub(super) struct Asked {
@@ -66,7 +66,14 @@ pub(super) async fn run(
         SendError::NotProcessed(fault) | SendError::Broke(fault) => fault,
     })?;
     if answered.response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(pass_on(answered, exchange));
+        let mut response = pass_on(answered, exchange);
+        // On a CONNECT stream a success means that the tunnel stands; one that does not mean it goes beside the status.
+        if stream && response.status().is_success() {
+            let status = HeaderValue::from(response.status().as_u16());
+            response.headers_mut().insert(WEIR_STATUS, status);
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+        }
+        return Ok(response);
     }
     let server = hyper::upgrade::on(&mut answered.response);
     let (mut parts, _) = answered.response.into_parts();

@@ -13,6 +13,7 @@ use weir_core::retry::{AttemptEnd, RequestFacts, Verdict, wants_retry};
 use weir_core::snapshot::Protocol;
 
 use super::request::{Route, To, attempt_series};
+use super::upgrade::{self, Upgrade};
 use crate::body::{Body, ReplayBody, RequestBody};
 use crate::cluster::Pick;
 use crate::exchange::{Exchange, Tracked};
@@ -33,6 +34,8 @@ pub(super) struct Attempts<'a> {
     pub(super) body: ClientBody,
     /// Whether the client spoke HTTP/2.
     pub(super) client_http2: bool,
+    /// What the client wants its connection to become.
+    pub(super) upgrade: Option<Upgrade>,
     /// Its time.
     pub(super) deadline: Deadline,
 }
@@ -43,6 +46,12 @@ pub(super) enum ClientBody {
     Empty,
     /// One that may be sent again while it is small.
     Replay(ReplayBody),
+}
+
+impl ClientBody {
+    fn is_broken(&self) -> bool {
+        matches!(self, Self::Replay(replay) if replay.is_broken())
+    }
 }
 
 /// How one attempt ended without an answer for the client.
@@ -74,8 +83,9 @@ impl Failed {
 pub(super) async fn run(attempts: Attempts<'_>, exchange: &mut Option<Exchange>) -> Result<Response<Body>, Fault> {
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut retries = 0;
-    if let To::Backend(cluster) = &attempts.route.to {
-        cluster.deposit();
+    match &attempts.route.to {
+        To::Backend(cluster) => cluster.deposit(),
+        To::Endpoint(..) => attempts.worker.deposit(),
     }
     loop {
         let failed = match attempts.once(&mut tried, exchange).await? {
@@ -147,6 +157,8 @@ impl Attempts<'_> {
                 finish(pick, Outcome::Failure(FailureCause::Connect));
                 Ok(Err(Box::new(Failed { end: AttemptEnd::NotProcessed, fault, answer: None })))
             }
+            // It was the client that broke off, in the middle of its body: nobody else's fault.
+            Err(SendError::Broke(fault)) if self.body.is_broken() => Err(Fault::new(Reason::ClientAborted, fault.detail)),
             Err(SendError::Broke(fault)) => {
                 tried.push(upstream.address);
                 finish(pick, Outcome::Failure(FailureCause::Reset));
@@ -166,6 +178,9 @@ impl Attempts<'_> {
         if upstream.identity.is_none() {
             // Only the mesh says what the mesh did.
             answer.response.headers_mut().remove(WEIR_ERROR);
+        }
+        if self.upgrade.is_some() {
+            upgrade::read_answer(&mut answer.response, upstream.identity.is_some());
         }
         let status = answer.response.status();
         let end = match upstream.identity.as_ref().and(peer_fault(answer.response.headers())) {
@@ -194,9 +209,12 @@ impl Attempts<'_> {
     }
 
     fn count(&self, upstream: &Upstream, exchange: &mut Option<Exchange>) {
-        if let (Some(exchange), To::Backend(cluster)) = (exchange, &self.route.to)
-            && let Some(series) = attempt_series(exchange, self.worker, cluster, upstream.identity.as_ref())
-        {
+        let Some(exchange) = exchange else { return };
+        let cache = match &self.route.to {
+            To::Backend(cluster) => &cluster.series,
+            To::Endpoint(..) => &self.worker.unknown,
+        };
+        if let Some(series) = attempt_series(exchange, self.worker, cache, upstream.identity.as_ref()) {
             exchange.counted_in(series);
         }
     }
@@ -216,7 +234,10 @@ impl Attempts<'_> {
         if upstream.identity.is_some() && !self.client_http2 {
             request.headers_mut().insert(WEIR_PROTO, PROTO_HTTP1);
         }
-        (request, wire)
+        match &self.upgrade {
+            Some(upgrade) => upgrade.offer(request, upstream.identity.is_some()),
+            None => (request, wire),
+        }
     }
 
     /// Waits until the next attempt may begin. The error says why there is none.
@@ -234,9 +255,11 @@ impl Attempts<'_> {
         if !self.deadline.allows(self.worker.shared.now(), delay) {
             return Err("timeout");
         }
-        if let To::Backend(cluster) = &self.route.to
-            && !cluster.withdraw()
-        {
+        let granted = match &self.route.to {
+            To::Backend(cluster) => cluster.withdraw(),
+            To::Endpoint(..) => self.worker.withdraw(),
+        };
+        if !granted {
             return Err("retry-budget");
         }
         if !delay.is_zero() {
@@ -265,7 +288,8 @@ impl Attempts<'_> {
 
     /// Hands the answer to the client, and follows its body.
     fn pass_on(&self, answer: Answer, pick: Option<Pick>, exchange: &mut Option<Exchange>) -> Response<Body> {
-        let Answer { response, lease } = answer;
+        let Answer { mut response, lease } = answer;
+        let server = upgrade::server_half(&mut response);
         let (mut parts, incoming) = response.into_parts();
         parts.version = Version::HTTP_11;
         strip_hop_by_hop(&mut parts.headers);
@@ -273,6 +297,11 @@ impl Attempts<'_> {
         let outcome =
             if is_gateway_failure(parts.status) { Outcome::Failure(FailureCause::ServerError) } else { Outcome::Success };
         let body = match exchange.take() {
+            Some(exchange) if let (Some(upgrade), Some(server)) = (&self.upgrade, server) => {
+                finish(pick, outcome);
+                upgrade.switch(self.worker, &mut parts, server, exchange, lease);
+                Body::Empty
+            }
             Some(mut exchange) => {
                 exchange.answered(parts.status, &parts.headers);
                 let tracked = Tracked::new(incoming, exchange, lease, pick.map(|pick| (pick, outcome)));

@@ -19,12 +19,13 @@ use weir_core::snapshot::Protocol;
 
 use super::attempt::{self, Attempts, ClientBody};
 use super::destination::{self, Destination, ServiceDestination};
-use super::{Mode, tunnel, upgrade};
+use super::upgrade::Upgrade;
+use super::{Mode, tunnel};
 use crate::body::{Body, ReplayBody};
 use crate::cluster::Cluster;
-use crate::exchange::{Exchange, LabelsRef, Series};
+use crate::exchange::{Exchange, LabelsRef, Series, SeriesCache};
 use crate::fault::{Fault, Hop, Reason, is_grpc};
-use crate::http::{strip_hop_by_hop, upgrade_token};
+use crate::http::{WEIR_CLIENT_ID, has_two_lengths, strip_hop_by_hop, upgrade_token};
 use crate::metrics::Labels;
 use crate::worker::{MAX_IN_FLIGHT, Worker};
 
@@ -76,6 +77,9 @@ async fn forward(
     exchange: &mut Option<Exchange>,
 ) -> Result<Response<Body>, Fault> {
     let (mut parts, body) = request.into_parts();
+    if has_two_lengths(&parts.headers) {
+        return Err(Fault::new(Reason::BadRequest, "the request has both Content-Length and Transfer-Encoding"));
+    }
     let (destination, authority) = match mode {
         Mode::Proxy => {
             let authority = authority(&parts)?;
@@ -262,7 +266,7 @@ fn series(
 pub(super) fn attempt_series(
     exchange: &Exchange,
     worker: &Worker,
-    cluster: &Cluster,
+    cache: &SeriesCache,
     peer: Option<&Arc<Identity>>,
 ) -> Option<Rc<Series>> {
     let counted = exchange.series()?;
@@ -270,7 +274,7 @@ pub(super) fn attempt_series(
     if counted.is_for(&labels) {
         return None;
     }
-    Some(cluster.series.find(&labels, || Series::new(&worker.shared, counted.labels_with_peer(peer.cloned()))))
+    Some(cache.find(&labels, || Series::new(&worker.shared, counted.labels_with_peer(peer.cloned()))))
 }
 
 async fn run(
@@ -282,17 +286,16 @@ async fn run(
     exchange: &mut Option<Exchange>,
 ) -> Result<Response<Body>, Fault> {
     strip_hop_by_hop(&mut parts.headers);
+    parts.headers.remove(&WEIR_CLIENT_ID);
     if let Some(current) = exchange.as_mut().filter(|it| !it.is_counted()) {
         current.counted_in(unknown_series(worker));
     }
     let deadline = Deadline::new(worker.shared.now(), route.timeouts());
-    if let Some(token) = sent.upgrade.filter(|_| parts.method == Method::GET) {
-        let client = upgrade::client_half(&mut parts);
-        return upgrade::run(worker, &route, parts, &token, client, exchange).await;
-    }
+    let asked = sent.upgrade.filter(|_| parts.method == Method::GET);
+    let upgrade = asked.and_then(|token| Upgrade::take(token, &mut parts));
     let body =
         if hyper::body::Body::is_end_stream(&body) { ClientBody::Empty } else { ClientBody::Replay(ReplayBody::new(body)) };
-    let attempts = Attempts { worker, route: &route, parts, body, client_http2: sent.client_http2, deadline };
+    let attempts = Attempts { worker, route: &route, parts, body, client_http2: sent.client_http2, upgrade, deadline };
     attempt::run(attempts, exchange).await
 }
 

@@ -1,6 +1,7 @@
 //! Shared HTTP/2 connections: over mutual TLS between sidecars, with prior knowledge elsewhere.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -18,12 +19,18 @@ use crate::fault::{Fault, Reason};
 use crate::io::coalesce::Coalesced;
 use crate::io::local::LocalExecutor;
 
-/// Streams under way on one connection before another is opened. Below what the other side admits, so that no request waits in
-/// line behind a full connection.
+/// Streams under way on one connection before another is opened, where the other side admits as many. More would share one
+/// TCP connection's losses and one core's cryptography without saving anything.
 const CROWDED: usize = 200;
 
-/// Connections to one endpoint; beyond this they are shared more tightly.
-const MAX_CONNECTIONS: usize = 8;
+/// Streams that are opened before an endpoint outside the mesh has said how many it admits.
+const UNKNOWN_LIMIT: usize = 32;
+
+/// Connections to one endpoint. With servers that admit only ten streams each these still carry 640 requests at once.
+const MAX_CONNECTIONS: usize = 64;
+
+/// Connections that may hand a request back before the endpoint counts as one that takes none.
+const HANDED_BACK: usize = 8;
 
 /// A connection without requests is closed after this.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -51,18 +58,31 @@ struct Connection {
     sender: SendRequest<RequestBody>,
     streams: Cell<usize>,
     last_used: Cell<Instant>,
+    /// Streams that the other side admits, as far as it has said.
+    peer_limit: Rc<Cell<usize>>,
     /// Of the certificate that it was authenticated with; 0 without TLS.
     generation: u64,
 }
 
+impl Connection {
+    /// Streams that may be under way: never more than the other side admits, behind which a request would wait without an end.
+    fn limit(&self) -> usize {
+        self.peer_limit.get().clamp(1, CROWDED)
+    }
+}
+
 impl Pool {
-    /// The least crowded connection, unless all are so crowded that another should be opened.
+    /// The least crowded connection, if one has room.
     fn pick(&self, generation: u64) -> Option<Rc<Connection>> {
         let mut connections = self.connections.borrow_mut();
         // Those authenticated with an earlier certificate finish what they carry and take nothing new.
         connections.retain(|it| !it.sender.is_closed() && it.generation == generation);
-        let full = connections.len() >= MAX_CONNECTIONS;
-        connections.iter().min_by_key(|it| it.streams.get()).filter(|it| full || it.streams.get() < CROWDED).cloned()
+        let roomy = connections.iter().filter(|it| it.streams.get() < it.limit());
+        roomy.min_by_key(|it| it.streams.get()).cloned()
+    }
+
+    fn is_full(&self) -> bool {
+        self.connections.borrow().len() >= MAX_CONNECTIONS
     }
 
     pub(super) fn sweep(&self, now: Instant) {
@@ -95,7 +115,7 @@ pub(super) async fn send(upstream: &Rc<Upstream>, mut request: Request<RequestBo
     // `:authority` says it; a Host beside it could say something else (RFC 9113, section 8.3.1).
     request.headers_mut().remove(HOST);
     // A connection may have begun to close since it was picked; its queue hands the request back untouched.
-    for _ in 0..=MAX_CONNECTIONS {
+    for _ in 0..HANDED_BACK {
         let connection = connection(upstream).await?;
         let lease = Http2Lease::new(Rc::clone(&connection));
         let mut sender = connection.sender.clone();
@@ -125,12 +145,22 @@ async fn connection(upstream: &Rc<Upstream>) -> Result<Rc<Connection>, SendError
         Some(_) => upstream.shared.tls.load().as_ref().map_or(0, |tls| tls.generation),
         None => 0,
     };
-    if let Some(connection) = upstream.http2.pick(generation) {
-        return Ok(connection);
+    loop {
+        if let Some(connection) = upstream.http2.pick(generation) {
+            return Ok(connection);
+        }
+        let running = upstream.http2.opening.borrow().clone();
+        if running.is_none() && upstream.http2.is_full() {
+            let detail = format!("{MAX_CONNECTIONS} connections to {} are full", upstream.describe());
+            return Err(SendError::NotProcessed(Fault::new(Reason::Overloaded, detail)));
+        }
+        let opening = running.unwrap_or_else(|| begin_opening(upstream));
+        let opened = opening.await.map_err(|error| SendError::NotProcessed(error.fault(upstream)))?;
+        // Those who waited with this request may have filled it.
+        if opened.streams.get() < opened.limit() {
+            return Ok(opened);
+        }
     }
-    let running = upstream.http2.opening.borrow().clone();
-    let opening = running.unwrap_or_else(|| begin_opening(upstream));
-    opening.await.map_err(|error| SendError::NotProcessed(error.fault(upstream)))
 }
 
 fn begin_opening(upstream: &Rc<Upstream>) -> Opening {
@@ -152,13 +182,13 @@ fn begin_opening(upstream: &Rc<Upstream>) -> Opening {
 async fn open(upstream: &Rc<Upstream>) -> Result<Connection, ConnectError> {
     if upstream.identity.is_some() {
         let (stream, generation) = connect::mesh(upstream, weir_tls::alpn::HTTP2).await?;
-        handshake(Coalesced::new(stream), generation).await
+        handshake(Coalesced::new(stream), generation, CROWDED).await
     } else {
-        handshake(Coalesced::new(connect::tcp(upstream.address).await?), 0).await
+        handshake(Coalesced::new(connect::tcp(upstream.address).await?), 0, UNKNOWN_LIMIT).await
     }
 }
 
-async fn handshake<T>(stream: T, generation: u64) -> Result<Connection, ConnectError>
+async fn handshake<T>(stream: T, generation: u64, limit: usize) -> Result<Connection, ConnectError>
 where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
@@ -167,14 +197,19 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)
+        .initial_max_send_streams(limit)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| ConnectError::Tcp(std::io::Error::other(error)))?;
-    tokio::task::spawn_local(async move {
+    let peer_limit = Rc::new(Cell::new(limit));
+    let (mut connection, known) = (Box::pin(connection), Rc::clone(&peer_limit));
+    tokio::task::spawn_local(poll_fn(move |cx| {
         // How the connection ended is told to whoever has a stream on it.
-        let _ = connection.await;
-    });
-    Ok(Connection { sender, streams: Cell::new(0), last_used: Cell::new(Instant::now()), generation })
+        let ended = connection.as_mut().poll(cx).map(|_| ());
+        known.set(connection.current_max_send_streams());
+        ended
+    }));
+    Ok(Connection { sender, streams: Cell::new(0), last_used: Cell::new(Instant::now()), peer_limit, generation })
 }

@@ -156,3 +156,6 @@ pub(crate) const WEIR_PROTO: http::HeaderName = http::HeaderName::from_static("w
 
 /// The value of [`WEIR_PROTO`].
 pub(crate) const PROTO_HTTP1: HeaderValue = HeaderValue::from_static("1");
+
+/// The application's status where an extended CONNECT cannot carry it: a success that is no upgrade. Between sidecars only.
+pub(crate) const WEIR_STATUS: http::HeaderName = http::HeaderName::from_static("weir-status");
