@@ -7,7 +7,6 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use weir_core::authz::Permit;
 
 use super::Caller;
@@ -16,7 +15,7 @@ use crate::body::{Body, RequestBody};
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Reason};
 use crate::http::strip_hop_by_hop;
-use crate::io::copy::copy_both;
+use crate::io::upgraded;
 use crate::pool::{SendError, WEIR_STATUS, Wire};
 
 /// An upgrade that a client asks for.
@@ -93,14 +92,7 @@ pub(super) async fn run(
     let lease = answered.lease;
     tokio::task::spawn_local(async move {
         let (_busy, _lease) = (busy, lease);
-        match tokio::try_join!(client, server) {
-            Ok((client, server)) => {
-                let _open = series.open();
-                let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-                let _ = copy_both(&mut client, &mut server, &series.sent, &series.received).await;
-            }
-            Err(error) => tracing::debug!(%error, "an upgraded connection ended before it began"),
-        }
+        upgraded::join(client, server, &series).await;
     });
     Ok(Response::from_parts(parts, Body::Empty))
 }

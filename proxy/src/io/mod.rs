@@ -4,3 +4,4 @@ pub(crate) mod coalesce;
 pub(crate) mod copy;
 pub(crate) mod local;
 pub(crate) mod prefixed;
+pub(crate) mod upgraded;

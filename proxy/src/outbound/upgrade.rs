@@ -14,12 +14,11 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 
 use crate::body::RequestBody;
 use crate::exchange::Exchange;
 use crate::fault::Hop;
-use crate::io::copy::copy_both;
+use crate::io::upgraded;
 use crate::metrics::Labels;
 use crate::pool::{Lease, WEIR_STATUS, Wire};
 use crate::worker::Worker;
@@ -62,16 +61,7 @@ impl Upgrade {
         let Some(client) = self.client.borrow_mut().take() else { return };
         tokio::task::spawn_local(async move {
             let (_busy, _lease) = (busy, lease);
-            match tokio::try_join!(client, server) {
-                Ok((client, server)) => {
-                    let _open = series.open();
-                    let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-                    if let Err(error) = copy_both(&mut client, &mut server, &series.sent, &series.received).await {
-                        tracing::debug!(%error, "an upgraded connection broke off");
-                    }
-                }
-                Err(error) => tracing::debug!(%error, "an upgraded connection ended before it began"),
-            }
+            upgraded::join(client, server, &series).await;
         });
     }
 
