@@ -6,6 +6,7 @@
 
 mod completion;
 mod demo;
+mod inject;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,8 @@ struct Cli {
 enum Command {
     /// Run a whole mesh on this machine and watch a canary being rolled out
     Demo(demo::DemoArgs),
+    /// Put the sidecar into the pods and workloads of Kubernetes manifests: YAML in, YAML out
+    Inject(inject::InjectArgs),
     /// Print a completion script for a shell
     Completion(completion::CompletionArgs),
     /// One app of the demo
@@ -36,6 +39,7 @@ enum Command {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Demo(args) => demo::run(args),
+        Command::Inject(args) => inject::run(args),
         Command::Completion(args) => completion::run(&args),
         Command::DemoApp(args) => demo::run_app(args),
         Command::DemoChild(args) => demo::run_child(&args),
