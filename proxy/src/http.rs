@@ -165,12 +165,6 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a request says in two ways how long its body is. What two servers would read differently is how requests are smuggled;
-/// such a request is refused (RFC 9112, section 6.1).
-pub(crate) fn has_two_lengths(headers: &HeaderMap) -> bool {
-    headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH)
-}
-
 fn remove_listed(headers: &mut HeaderMap) {
     let lines: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
     headers.remove(CONNECTION);
@@ -230,13 +224,6 @@ mod tests {
         map.append("connection", HeaderValue::from_static("x-b"));
         strip_hop_by_hop(&mut map);
         assert_eq!(map, HeaderMap::new());
-    }
-
-    #[test]
-    fn a_request_with_two_lengths_is_recognized() {
-        assert!(has_two_lengths(&headers(&[("transfer-encoding", "chunked"), ("content-length", "4")])));
-        assert!(!has_two_lengths(&headers(&[("content-length", "4")])));
-        assert!(!has_two_lengths(&headers(&[("transfer-encoding", "chunked")])));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::{Caller, upgrade};
 use crate::body::{Body, ReplayBody, RequestBody};
 use crate::exchange::{Exchange, LabelsRef, Series, Tracked};
 use crate::fault::{Fault, Hop, Reason, WEIR_ERROR, is_grpc};
-use crate::http::{WEIR_CLIENT_ID, has_two_lengths, strip_hop_by_hop, upgrade_token};
+use crate::http::{WEIR_CLIENT_ID, strip_hop_by_hop, upgrade_token};
 use crate::metrics::Labels;
 use crate::pool::{Answer, SendError, WEIR_PROTO, WEIR_STATUS, Wire};
 use crate::worker::MAX_IN_FLIGHT;
@@ -79,9 +79,6 @@ async fn admit(caller: &Caller, request: Request<Incoming>, exchange: &mut Optio
     }
     let permit = caller.authorize()?;
     let (mut parts, body) = request.into_parts();
-    if has_two_lengths(&parts.headers) {
-        return Err(Fault::new(Reason::BadRequest, "the request has both Content-Length and Transfer-Encoding"));
-    }
     let from_http1 = is_from_http1(caller, &parts);
     let upgraded = upgrade::asked(&mut parts, upgrade_token);
     clean(caller, &mut parts)?;

@@ -25,7 +25,7 @@ use crate::body::{Body, ReplayBody};
 use crate::cluster::Cluster;
 use crate::exchange::{Exchange, LabelsRef, Series, SeriesCache};
 use crate::fault::{Fault, Hop, Reason, is_grpc};
-use crate::http::{WEIR_CLIENT_ID, has_two_lengths, strip_hop_by_hop, upgrade_token};
+use crate::http::{WEIR_CLIENT_ID, strip_hop_by_hop, upgrade_token};
 use crate::metrics::Labels;
 use crate::worker::{MAX_IN_FLIGHT, Worker};
 
@@ -77,9 +77,6 @@ async fn forward(
     exchange: &mut Option<Exchange>,
 ) -> Result<Response<Body>, Fault> {
     let (mut parts, body) = request.into_parts();
-    if has_two_lengths(&parts.headers) {
-        return Err(Fault::new(Reason::BadRequest, "the request has both Content-Length and Transfer-Encoding"));
-    }
     let (destination, authority) = match mode {
         Mode::Proxy => {
             let authority = authority(&parts)?;

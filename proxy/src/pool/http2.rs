@@ -11,6 +11,8 @@ use http::header::HOST;
 use http::{Request, Version};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::oneshot;
+use tokio::time::interval;
 
 use super::connect::{self, ConnectError};
 use super::{Answer, Lease, SendError, Upstream};
@@ -23,8 +25,17 @@ use crate::io::local::LocalExecutor;
 /// TCP connection's losses and one core's cryptography without saving anything.
 const CROWDED: usize = 200;
 
-/// Streams that are opened before an endpoint outside the mesh has said how many it admits.
+/// Streams on a connection to an endpoint outside the mesh that does not say in time how many it admits.
 const UNKNOWN_LIMIT: usize = 32;
+
+/// How long that may take. Servers say it as soon as a connection begins (RFC 9113, section 3.4).
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often a new connection is looked at for it.
+const SETTINGS_LOOK: Duration = Duration::from_millis(1);
+
+/// The limit of a connection whose other side has not said one yet; no SETTINGS frame can carry it.
+const UNSAID: usize = usize::MAX - 1;
 
 /// Connections to one endpoint. With servers that admit only ten streams each these still carry 640 requests at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -182,13 +193,18 @@ fn begin_opening(upstream: &Rc<Upstream>) -> Opening {
 async fn open(upstream: &Rc<Upstream>) -> Result<Connection, ConnectError> {
     if upstream.identity.is_some() {
         let (stream, generation) = connect::mesh(upstream, weir_tls::alpn::HTTP2).await?;
-        handshake(Coalesced::new(stream), generation, CROWDED).await
-    } else {
-        handshake(Coalesced::new(connect::tcp(upstream.address).await?), 0, UNKNOWN_LIMIT).await
+        let (connection, _) = handshake(Coalesced::new(stream), generation, CROWDED).await?;
+        return Ok(connection);
     }
+    let stream = Coalesced::new(connect::tcp(upstream.address).await?);
+    let (connection, settled) = handshake(stream, 0, UNKNOWN_LIMIT).await?;
+    // All that wait for this connection would be put on it at once, and those beyond its limit would wait there without an end.
+    let _ = settled.await;
+    Ok(connection)
 }
 
-async fn handshake<T>(stream: T, generation: u64, limit: usize) -> Result<Connection, ConnectError>
+/// A connection with `limit` until its other side says one. That, or that it does not in time, ends the receiver.
+async fn handshake<T>(stream: T, generation: u64, limit: usize) -> Result<(Connection, oneshot::Receiver<()>), ConnectError>
 where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
@@ -197,19 +213,33 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)
-        .initial_max_send_streams(limit)
+        .initial_max_send_streams(UNSAID)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| ConnectError::Tcp(std::io::Error::other(error)))?;
     let peer_limit = Rc::new(Cell::new(limit));
+    let (unsettled, settled) = oneshot::channel();
     let (mut connection, known) = (Box::pin(connection), Rc::clone(&peer_limit));
+    let (begun, mut unsettled) = (Instant::now(), Some((unsettled, interval(SETTINGS_LOOK))));
     tokio::task::spawn_local(poll_fn(move |cx| {
         // How the connection ended is told to whoever has a stream on it.
         let ended = connection.as_mut().poll(cx).map(|_| ());
-        known.set(connection.current_max_send_streams());
+        // The SETTINGS are read by a task of hyper's own, which does not wake this one: it looks for them.
+        while let Some((_, look)) = &mut unsettled {
+            if connection.current_max_send_streams() != UNSAID || begun.elapsed() > SETTINGS_TIMEOUT {
+                unsettled = None;
+            } else if look.poll_tick(cx).is_pending() {
+                break;
+            }
+        }
+        let said = connection.current_max_send_streams();
+        if said != UNSAID {
+            known.set(said);
+        }
         ended
     }));
-    Ok(Connection { sender, streams: Cell::new(0), last_used: Cell::new(Instant::now()), peer_limit, generation })
+    let connection = Connection { sender, streams: Cell::new(0), last_used: Cell::new(Instant::now()), peer_limit, generation };
+    Ok((connection, settled))
 }
