@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ::http::HeaderValue;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -72,6 +73,8 @@ pub(crate) struct Caller {
     pub(crate) port: Rc<Port>,
     /// Proved by mutual TLS; `None` for everybody else.
     pub(crate) peer: Option<Arc<Identity>>,
+    /// The same as the application is told, written once for all requests of the connection.
+    pub(crate) client_id: Option<HeaderValue>,
 }
 
 impl Caller {
@@ -119,7 +122,7 @@ impl Inbound {
             self.worker.shared.metrics.fault(Hop::Inbound, Reason::Overloaded);
             return;
         }
-        let caller = Caller { worker: Rc::clone(&self.worker), port: self.port(listen.port(), app), peer: None };
+        let caller = Caller { worker: Rc::clone(&self.worker), port: self.port(listen.port(), app), peer: None, client_id: None };
         tokio::task::spawn_local(async move {
             serve(caller, stream).await;
         });
@@ -187,6 +190,8 @@ async fn serve(mut caller: Caller, mut stream: TcpStream) {
     if let Spoken::Mesh = spoken {
         match handshake(&caller, Prefixed::new(first, stream)).await {
             Ok((tls, peer)) => {
+                // A SPIFFE id is visible ASCII, which every header may hold.
+                caller.client_id = peer.as_ref().and_then(|it| HeaderValue::from_str(&it.to_string()).ok());
                 caller.peer = peer;
                 serve_mesh(caller, tls).await;
             }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Request, Response, Uri, Version};
+use http::{Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use weir_core::authz::Permit;
 use weir_core::snapshot::Protocol;
@@ -109,18 +109,17 @@ fn clean(caller: &Caller, parts: &mut Parts) -> Result<(), Fault> {
     let headers = &mut parts.headers;
     headers.remove(&WEIR_PROTO);
     headers.remove(&WEIR_CLIENT_ID);
-    if let Some(peer) = &caller.peer {
-        let value = HeaderValue::from_str(&peer.to_string())
-            .map_err(|_| Fault::new(Reason::BadRequest, "the peer's identity is no header value"))?;
-        headers.insert(WEIR_CLIENT_ID, value);
+    if let Some(id) = &caller.client_id {
+        headers.insert(WEIR_CLIENT_ID, id.clone());
     }
     let mut uri = std::mem::take(&mut parts.uri).into_parts();
     if uri.authority.is_none() {
-        let host = headers.get(http::header::HOST).map(HeaderValue::as_bytes);
-        // HTTP/1.0 clients need not name a host (RFC 1945).
-        let fallback = caller.port.app.address.to_string();
-        let authority = Authority::try_from(host.unwrap_or(fallback.as_bytes()))
-            .map_err(|_| Fault::new(Reason::BadRequest, "the Host header is not HOST or HOST:PORT"))?;
+        let authority = match headers.get(http::header::HOST) {
+            Some(host) => Authority::try_from(host.as_bytes()),
+            // HTTP/1.0 clients need not name a host (RFC 1945).
+            None => Authority::try_from(caller.port.app.address.to_string()),
+        };
+        let authority = authority.map_err(|_| Fault::new(Reason::BadRequest, "the Host header is not HOST or HOST:PORT"))?;
         uri.authority = Some(authority);
     }
     uri.scheme = Some(Scheme::HTTP);
