@@ -2,8 +2,7 @@
 //!
 //! A change's way through the crate, in the order to read it:
 //!
-//! 1. [`source`] watches a directory of Kubernetes manifests and turns edits into events. ([`objects`] and [`routes`] say what a
-//!    manifest means.)
+//! 1. [`source`] watches a directory of Kubernetes manifests and turns edits into events. ([`objects`] says what a manifest means.)
 //! 2. [`index`] takes the events and knows who refers to whom: pure, `apply(event)` gives the set of what may look different.
 //! 3. [`translate`] makes of the index what a proxy is told: pure.
 //! 4. [`publish`] sends each proxy what it subscribed to, when it differs from what the proxy holds.
@@ -18,9 +17,7 @@ pub mod identity;
 pub mod index;
 pub mod logging;
 pub mod metrics;
-pub mod objects;
 pub mod publish;
-pub mod routes;
 pub mod run;
 pub mod server;
 pub mod settings;
@@ -31,3 +28,5 @@ pub mod tokens;
 pub mod translate;
 
 pub use run::run;
+pub use weir_objects as objects;
+pub use weir_objects::routes;

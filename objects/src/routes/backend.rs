@@ -4,7 +4,7 @@ use weir_core::names::{BackendRef, Label, ServiceRef};
 
 use super::filter::{Place, filters};
 use super::{Problems, RouteBackend};
-use crate::objects::{BackendRefSpec, FieldPath, excerpt};
+use crate::{BackendRefSpec, FieldPath, excerpt};
 
 /// The largest weight of the Gateway API.
 const MAX_WEIGHT: u32 = 1_000_000;

@@ -4,7 +4,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use weir_core::route::{Filter, HeaderChanges, PathChange, Redirect, Rewrite};
 
 use super::Problems;
-use crate::objects::{
+use crate::{
     FieldPath, GatewayFilter, HeaderFilterSpec, HeaderSpec, PathModifierSpec, RedirectSpec, RewriteSpec, excerpt,
 };
 

@@ -2,7 +2,7 @@
 //!
 //! What comes in is a route as it is written; what goes out is a [`Route`]: rules as values that cannot be wrong, and a
 //! [`RouteProblem`] for everything that could not be made one. Whether the Services that it names exist is asked later, in
-//! [`crate::translate`], because that changes while the route stays the same.
+//! the control plane, because that changes while the route stays the same.
 
 mod backend;
 mod duration;
@@ -21,7 +21,7 @@ pub use grpc::grpc;
 pub use http::http;
 pub use parent::{Parent, parent_text};
 
-use crate::objects::{FieldPath, Kind, ObjectKey, ParentRefSpec, Problem};
+use crate::{FieldPath, Kind, ObjectKey, ParentRefSpec, Problem};
 
 /// A route.
 #[derive(Clone, Debug, PartialEq)]
@@ -157,7 +157,7 @@ pub fn object_key(route: &RouteRef) -> ObjectKey {
 /// How a route is put together, whichever kind it is.
 fn assemble(
     kind: RouteKind,
-    metadata: crate::objects::RouteMetadata,
+    metadata: crate::RouteMetadata,
     parent_refs: &[ParentRefSpec],
     rules_written: usize,
     rules: impl FnOnce(&RouteRef, &mut Problems) -> Vec<Rule>,

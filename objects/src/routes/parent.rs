@@ -6,7 +6,7 @@ use std::sync::Arc;
 use weir_core::names::{Label, ServiceRef};
 
 use super::Problems;
-use crate::objects::{FieldPath, ParentRefSpec, ServicePort, excerpt};
+use crate::{FieldPath, ParentRefSpec, ServicePort, excerpt};
 
 /// A parentRef that names a Service, and so is for the mesh to answer.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use weir_core::route::{Filter, PathMatch, RetryPolicy, RouteKind, Timeouts};
 
 use super::filter::{Place, filters};
 use super::{Problems, Route, Rule, assemble, backend, duration, matching};
-use crate::objects::{FieldPath, HttpRouteSpec, HttpRuleSpec, Problem, RetrySpec, RouteMetadata, TimeoutsSpec};
+use crate::{FieldPath, HttpRouteSpec, HttpRuleSpec, Problem, RetrySpec, RouteMetadata, TimeoutsSpec};
 
 /// Retries of a rule that asks for them without a number.
 const DEFAULT_ATTEMPTS: u32 = 1;

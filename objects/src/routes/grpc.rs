@@ -5,7 +5,7 @@ use weir_core::route::{RouteKind, Timeouts};
 
 use super::filter::{Place, filters};
 use super::{Problems, Route, Rule, assemble, backend, matching};
-use crate::objects::{FieldPath, GrpcRouteSpec, GrpcRuleSpec, Problem, RouteMetadata};
+use crate::{FieldPath, GrpcRouteSpec, GrpcRuleSpec, Problem, RouteMetadata};
 
 /// Judges a GRPCRoute.
 ///

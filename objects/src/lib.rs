@@ -10,6 +10,7 @@ mod gateway;
 mod port_set;
 mod raw;
 mod reader;
+pub mod routes;
 mod service;
 mod slice;
 mod workload;
@@ -32,7 +33,7 @@ pub use service::{Service, ServiceForm, ServicePort};
 pub use slice::{EndpointSlice, SliceEndpoint, SlicePort};
 pub use workload::{Namespace, Pod};
 
-use crate::routes::{self, Route};
+use routes::Route;
 
 /// The kinds of objects that mean something to the mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -6,7 +6,7 @@ use http::{HeaderName, Method};
 use weir_core::route::{HeaderMatch, HttpMatch, PathMatch, Pattern, QueryMatch, ValueMatch};
 
 use super::Problems;
-use crate::objects::{FieldPath, GrpcMatchSpec, GrpcMethodSpec, HttpMatchSpec, KeyValueMatchSpec, TypedValueSpec, excerpt};
+use crate::{FieldPath, GrpcMatchSpec, GrpcMethodSpec, HttpMatchSpec, KeyValueMatchSpec, TypedValueSpec, excerpt};
 
 /// The methods that an HTTPRoute may name.
 const METHODS: [Method; 9] = [
