@@ -97,8 +97,11 @@ async fn ready(State(shared): State<Shared>) -> Response {
     if shared.is_ready() {
         "ready\n".into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready: the source has not been read yet, or the control plane is stopping\n")
-            .into_response()
+        let mut text = "not ready: the source has not been read yet, or the control plane is stopping\n".to_owned();
+        for diagnostic in shared.health().iter().flat_map(|health| health.diagnostics()) {
+            text.push_str(&format!("{diagnostic}\n"));
+        }
+        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
     }
 }
 
@@ -128,7 +131,8 @@ struct Shown {
 }
 
 async fn diagnostics(State(shared): State<Shared>) -> Json<Vec<Shown>> {
-    let all = shared.diagnostics().list().to_vec();
+    let mut all = shared.health().map(|health| health.diagnostics()).unwrap_or_default();
+    all.extend(shared.diagnostics().list().iter().cloned());
     Json(all.into_iter().map(|diagnostic| Shown { text: diagnostic.to_string(), diagnostic }).collect())
 }
 
@@ -138,6 +142,8 @@ async fn diagnostics(State(shared): State<Shared>) -> Json<Vec<Shown>> {
 struct ServiceSummary {
     namespace: String,
     name: String,
+    /// Its DNS name.
+    host: String,
     addresses: Vec<IpAddr>,
     form: &'static str,
     ports: Vec<PortSummary>,
@@ -162,6 +168,7 @@ async fn services(State(shared): State<Shared>) -> Json<Vec<ServiceSummary>> {
     let summary = index.services().map(|service| ServiceSummary {
         namespace: service.name.namespace.to_string(),
         name: service.name.name.to_string(),
+        host: format!("{}.{}.svc.{}", service.name.name, service.name.namespace, shared.cluster_domain),
         addresses: service.addresses().to_vec(),
         form: match service.form {
             ServiceForm::ClusterIp(_) => "ClusterIP",

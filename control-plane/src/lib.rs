@@ -2,19 +2,23 @@
 //!
 //! A change's way through the crate, in the order to read it:
 //!
-//! 1. [`source`] watches a directory of Kubernetes manifests and turns edits into events. ([`objects`] says what a manifest means.)
+//! 1. [`source`] watches an API server, or a directory of manifests, and turns changes into events. ([`objects`] says what an
+//!    object means.)
 //! 2. [`index`] takes the events and knows who refers to whom: pure, `apply(event)` gives the set of what may look different.
 //! 3. [`translate`] makes of the index what a proxy is told: pure.
 //! 4. [`publish`] sends each proxy what it subscribed to, when it differs from what the proxy holds.
 //!
 //! Beside it stand [`ca`] and [`identity`], which give workloads their certificates, [`server`], where proxies connect, and
-//! [`http`], where people look. [`run()`] puts all of it together.
+//! [`http`], where people look. [`kube`] speaks to the API server: it elects the replica that writes, and writes what became of
+//! routes. [`run()`] puts all of it together.
 
 pub mod ca;
 pub mod diagnostics;
 pub mod http;
 pub mod identity;
 pub mod index;
+mod intake;
+pub mod kube;
 pub mod logging;
 pub mod metrics;
 pub mod publish;

@@ -3,27 +3,33 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use weir_core::rotation::Purpose;
-use weir_tls::{ClientAuth, Credentials, TlsError, Utc, server_config};
+use weir_core::snapshot::TrustBundle;
+use weir_tls::TlsError;
 
+use crate::ca::keep::{self, Force};
 use crate::ca::{Authority, AuthorityError};
 use crate::diagnostics::Diagnostics;
 use crate::http;
-use crate::identity::Certifier;
+use crate::identity::{Certifier, Verifier};
+use crate::intake;
+use crate::kube::authority::Place;
+use crate::kube::lease::Candidate;
+use crate::kube::review::Reviewer;
+use crate::kube::status::{StatusQueue, StatusWriter};
+use crate::kube::{self, ClientError, Cluster};
 use crate::metrics::Metrics;
 use crate::publish::Hub;
 use crate::server;
 use crate::settings::{Settings, Source};
 use crate::source::dir::SourceError;
-use crate::source::{Batch, dir};
+use crate::source::{Batch, dir, kube as api_server};
 use crate::tokens::Tokens;
 
 /// Batches that wait to be taken; the source waits with the next one meanwhile.
@@ -32,10 +38,10 @@ const BATCHES: usize = 4;
 const BACKLOG: u32 = 4096;
 /// How long streams may take to end after a stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the Lease may take to be given back; the streams end meanwhile.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long threads may take to end after that. They do not wait for anything, so it is a bound on what should not happen.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often certificates are looked at. Leaves of a test live for seconds.
-const RENEWAL_CHECK: Duration = Duration::from_secs(1);
 
 /// Why the control plane ended.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +73,9 @@ pub enum RunError {
     /// The source cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// There is no API server to speak to.
+    #[error(transparent)]
+    Cluster(#[from] ClientError),
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -103,7 +112,18 @@ pub struct Shared {
     /// See [`Hub`].
     pub hub: Hub,
     diagnostics: Arc<Mutex<Diagnostics>>,
-    ready: CancellationToken,
+    read: CancellationToken,
+    /// Of an API server as the source.
+    in_cluster: Option<InCluster>,
+    /// What the cluster's DNS names end in.
+    pub cluster_domain: Arc<str>,
+}
+
+/// What there is with an API server only.
+#[derive(Clone, Debug)]
+struct InCluster {
+    health: api_server::Health,
+    statuses: StatusQueue,
 }
 
 impl Shared {
@@ -115,7 +135,24 @@ impl Shared {
     /// Whether all objects have been read and nobody has said to stop.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.ready.is_cancelled() && !self.hub.stop().is_cancelled()
+        self.read.is_cancelled() && !self.hub.stop().is_cancelled()
+    }
+
+    /// All objects have been read.
+    pub(crate) fn set_read(&self) {
+        self.read.cancel();
+    }
+
+    /// How well the API server is followed, if there is one.
+    #[must_use]
+    pub fn health(&self) -> Option<&api_server::Health> {
+        self.in_cluster.as_ref().map(|it| &it.health)
+    }
+
+    /// The routes whose status an API server is told, if there is one.
+    #[must_use]
+    pub fn cluster_statuses(&self) -> Option<&StatusQueue> {
+        self.in_cluster.as_ref().map(|it| &it.statuses)
     }
 }
 
@@ -124,41 +161,44 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Start)?;
     let grpc = listen(settings.grpc_listen, "--grpc-listen")?;
     let pages = listen(settings.http_listen, "--http-listen")?;
-
-    let authority = Arc::new(Authority::open(&settings.ca_dir, settings.trust_domain.clone(), settings.leaf_lifetime)?);
-    let tokens = match &settings.token_file {
-        Some(path) => {
-            let opened = Tokens::open(path).map_err(|source| RunError::Tokens { path: path.clone(), source })?;
-            Some(Arc::new(opened))
-        }
-        None => None,
-    };
     let metrics = Metrics::new()?;
     let stop = CancellationToken::new();
-    let hub = Hub::new(authority.bundle(), metrics.clone(), stop.clone());
-    let shared = Shared { hub: hub.clone(), diagnostics: Arc::default(), ready: CancellationToken::new() };
+    let origin = origin(&settings.source, &stop, &metrics).await?;
 
-    let own = authority.own_credentials(SystemTime::now())?;
-    let tls = Arc::new(ArcSwap::new(tls_config(&own, &authority)?));
-    tokio::spawn(renew(Arc::clone(&authority), own, Arc::clone(&tls), metrics.clone()));
+    // Nothing is trusted until the authority is there, and nothing is served either.
+    let nobody = TrustBundle { trust_domain: settings.trust_domain.clone(), roots: Vec::new(), generation: 0 };
+    let hub = Hub::new(nobody, metrics, stop.clone());
+    let shared = Shared {
+        hub: hub.clone(),
+        diagnostics: Arc::default(),
+        read: CancellationToken::new(),
+        in_cluster: origin.in_cluster(),
+        cluster_domain: settings.cluster_domain.as_str().into(),
+    };
+    let mut page_server = tokio::spawn(http::serve(pages, shared.clone(), settings.http_listen));
+    let opened = tokio::select! {
+        opened = open_authority(&settings, &origin) => opened?,
+        () = again(&mut terminate, &mut interrupt) => return Ok(()),
+    };
+    let force = Force::new(opened, hub.clone())?;
+    let verifier = verifier(&settings, &origin)?;
+    keep_authority(&settings, &origin, &force);
 
     let (sender, batches) = mpsc::channel(BATCHES);
-    let Source::Directory(root) = settings.source.clone();
-    let mut source = tokio::spawn(dir::watch(root, sender));
-    tokio::spawn(follow(batches, shared.clone()));
+    let mut source = start_source(&origin, &hub, sender);
+    tokio::spawn(intake::follow(batches, shared.clone()));
 
-    let certifier = Certifier::new(authority, tokens, metrics);
-    let read = shared.ready.clone();
+    let certifier = Certifier::new(Arc::clone(&force.authority), verifier, hub.metrics().clone());
+    let read = shared.read.clone();
     let mut grpc_server = tokio::spawn(async move {
         // Before the source has been read once, every name would be answered with "does not exist", and proxies that come
         // back to a control plane that restarted would drop what they serve. The kernel holds their connections meanwhile.
         read.cancelled().await;
-        server::serve(grpc, tls, certifier, hub).await
+        server::serve(grpc, force.tls(), certifier, hub).await
     });
-    let mut page_server = tokio::spawn(http::serve(pages, shared, settings.http_listen));
     tracing::info!(
-        grpc = %settings.grpc_listen, http = %settings.http_listen, source = ?settings.source,
-        ca = %settings.ca_dir.display(), trust_domain = %settings.trust_domain, "the control plane serves"
+        grpc = %settings.grpc_listen, http = %settings.http_listen, source = %settings.source,
+        trust_domain = %settings.trust_domain, "the control plane serves"
     );
 
     tokio::select! {
@@ -169,13 +209,126 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
         ended = &mut page_server => return Err(RunError::Server { what: "HTTP", reason: reason(ended) }),
     }
     tracing::info!("stopping: streams end, proxies serve on with what they have; a second signal ends at once");
+    // Not ready from here on; the Lease is given back and the streams end at the same time.
     stop.cancel();
     tokio::select! {
-        _ = &mut grpc_server => {}
-        () = tokio::time::sleep(STOP_TIMEOUT) => tracing::warn!("some streams did not end after {STOP_TIMEOUT:?}"),
+        () = ended(&mut grpc_server, origin) => {}
         () = again(&mut terminate, &mut interrupt) => tracing::warn!("ended at once"),
     }
     Ok(())
+}
+
+/// Where objects come from, ready to be read.
+enum Origin {
+    Directory(PathBuf),
+    Cluster {
+        cluster: Cluster,
+        /// Stands for election, and gives the Lease back in the end.
+        candidacy: JoinHandle<()>,
+        shown: InCluster,
+    },
+}
+
+impl Origin {
+    fn in_cluster(&self) -> Option<InCluster> {
+        match self {
+            Self::Directory(_) => None,
+            Self::Cluster { shown, .. } => Some(shown.clone()),
+        }
+    }
+}
+
+/// Connects to the API server and stands for election, where that is the source.
+async fn origin(source: &Source, stop: &CancellationToken, metrics: &Metrics) -> Result<Origin, RunError> {
+    let settings = match source {
+        Source::Directory(root) => return Ok(Origin::Directory(root.clone())),
+        Source::Kubernetes(settings) => settings,
+    };
+    let client = kube::connect(settings.kubeconfig.as_deref()).await?;
+    let (candidate, leadership) = Candidate::new(client.clone(), &settings.namespace, &settings.pod_name);
+    let candidacy = tokio::spawn(candidate.run(stop.clone()));
+    let cluster = Cluster { client, namespace: settings.namespace.clone(), leadership };
+    let shown = InCluster { health: api_server::Health::new(metrics.clone()), statuses: StatusQueue::default() };
+    Ok(Origin::Cluster { cluster, candidacy, shown })
+}
+
+/// Starts to read the source, and to write statuses where it is an API server.
+fn start_source(origin: &Origin, hub: &Hub, batches: mpsc::Sender<Batch>) -> JoinHandle<Result<(), SourceError>> {
+    match origin {
+        Origin::Directory(root) => tokio::spawn(dir::watch(root.clone(), batches)),
+        Origin::Cluster { cluster, shown, .. } => {
+            let writer = StatusWriter::new(shown.statuses.clone(), hub.clone(), cluster.clone());
+            tokio::spawn(writer.run(hub.stop().clone()));
+            let (client, health) = (cluster.client.clone(), shown.health.clone());
+            tokio::spawn(async move {
+                api_server::watch(client, health, batches).await;
+                Ok(())
+            })
+        }
+    }
+}
+
+/// The authority of a directory, or of the cluster; waits until the cluster has one.
+async fn open_authority(settings: &Settings, origin: &Origin) -> Result<Authority, RunError> {
+    let (trust_domain, leaf_lifetime) = (settings.trust_domain.clone(), settings.leaf_lifetime);
+    match origin {
+        Origin::Directory(_) => Ok(Authority::open(&ca_dir(settings), trust_domain, leaf_lifetime)?),
+        Origin::Cluster { cluster, .. } => {
+            let document = kube::authority::open(&place(settings, cluster)).await;
+            Ok(Authority::new(trust_domain, leaf_lifetime, &document)?)
+        }
+    }
+}
+
+/// Renews certificates and rotates roots from here on.
+fn keep_authority(settings: &Settings, origin: &Origin, force: &Force) {
+    let stop = force.hub.stop().clone();
+    match origin {
+        Origin::Directory(_) => drop(tokio::spawn(keep::run(ca_dir(settings), force.clone()))),
+        Origin::Cluster { cluster, .. } => {
+            drop(tokio::spawn(kube::authority::run(place(settings, cluster), force.clone(), stop)));
+        }
+    }
+}
+
+/// Who knows whose a token is.
+fn verifier(settings: &Settings, origin: &Origin) -> Result<Verifier, RunError> {
+    match (origin, &settings.token_file) {
+        (Origin::Cluster { cluster, .. }, _) => Ok(Verifier::ApiServer(Reviewer::new(cluster.client.clone()))),
+        (Origin::Directory(_), Some(path)) => {
+            let opened = Tokens::open(path).map_err(|source| RunError::Tokens { path: path.clone(), source })?;
+            Ok(Verifier::File(Arc::new(opened)))
+        }
+        (Origin::Directory(_), None) => Ok(Verifier::Nobody),
+    }
+}
+
+/// Settings have one wherever the source is a directory.
+fn ca_dir(settings: &Settings) -> PathBuf {
+    settings.ca_dir.clone().unwrap_or_default()
+}
+
+fn place(settings: &Settings, cluster: &Cluster) -> Place {
+    let pod_name = match &settings.source {
+        Source::Kubernetes(it) => it.pod_name.clone(),
+        Source::Directory(_) => String::new(),
+    };
+    Place { cluster: cluster.clone(), pod_name, trust_domain: settings.trust_domain.clone() }
+}
+
+/// Waits for the end of everything that takes a moment to end.
+async fn ended<T>(grpc_server: &mut JoinHandle<T>, origin: Origin) {
+    let released = async {
+        if let Origin::Cluster { candidacy, .. } = origin {
+            drop(tokio::time::timeout(RELEASE_TIMEOUT, candidacy).await);
+        }
+    };
+    let streams = async {
+        if tokio::time::timeout(STOP_TIMEOUT, grpc_server).await.is_err() {
+            tracing::warn!("some streams did not end after {STOP_TIMEOUT:?}");
+        }
+    };
+    tokio::join!(released, streams);
 }
 
 async fn again(terminate: &mut Signal, interrupt: &mut Signal) {
@@ -210,101 +363,4 @@ fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, RunErr
         socket.listen(BACKLOG)
     };
     bind().map_err(|source| RunError::Listen { address, flag, source })
-}
-
-/// Takes batches as they come.
-async fn follow(mut batches: mpsc::Receiver<Batch>, shared: Shared) {
-    while let Some(batch) = batches.recv().await {
-        take(&batch, &shared);
-        shared.ready.cancel();
-    }
-}
-
-fn take(batch: &Batch, shared: &Shared) {
-    let (hub, metrics) = (&shared.hub, shared.hub.metrics());
-    let applied = hub.apply(batch.events.iter().cloned());
-    metrics.changes.inc();
-    let (objects, problems) = {
-        let state = hub.state();
-        (state.index().len(), state.problems())
-    };
-    metrics.objects.set(i64::try_from(objects).unwrap_or(i64::MAX));
-    shared.diagnostics().replace(&batch.diagnostics, &problems, &batch.locate, metrics);
-    if !batch.events.is_empty() {
-        tracing::info!(changes = batch.events.len(), objects, "took a change of the source");
-    }
-    for (route, status) in applied.statuses {
-        for parent in status.iter().flat_map(|status| &status.parents) {
-            let summary: Vec<String> =
-                parent.conditions.iter().map(|it| format!("{}={} ({})", it.kind, it.status, it.reason)).collect();
-            tracing::info!(route = %route, parent = parent.parent, "route status: {}", summary.join(", "));
-        }
-        if status.is_none() {
-            tracing::info!(route = %route, "route status: gone");
-        }
-    }
-}
-
-fn tls_config(own: &Credentials, authority: &Authority) -> Result<Arc<ServerConfig>, RunError> {
-    Ok(server_config(own, &authority.roots()?, ClientAuth::Optional, &[b"h2"])?)
-}
-
-/// Keeps the issuer and the control plane's own certificate from ending.
-async fn renew(authority: Arc<Authority>, own: Credentials, tls: Arc<ArcSwap<ServerConfig>>, metrics: Metrics) {
-    let mut rng = fastrand::Rng::new();
-    let mut validity = own.validity;
-    let mut due = validity.renew_at(Purpose::Leaf, SystemTime::now(), &mut rng);
-    let mut failures = 0;
-    let mut next_try = SystemTime::UNIX_EPOCH;
-    warn_about_root(&authority);
-    loop {
-        metrics.issuer_expiry.set(Utc(authority.issuer_ends()).unix_seconds() as f64);
-        tokio::time::sleep(RENEWAL_CHECK).await;
-        let now = SystemTime::now();
-        if now < next_try {
-            continue;
-        }
-        let renewed = renew_due(&authority, &tls, due, now);
-        match renewed {
-            Ok(None) => failures = 0,
-            Ok(Some(own)) => {
-                tracing::info!(ends = %Utc(own.validity.not_after), "renewed the control plane's own certificate");
-                validity = own.validity;
-                due = validity.renew_at(Purpose::Leaf, now, &mut rng);
-                failures = 0;
-            }
-            Err(error) => {
-                failures += 1;
-                let wait = validity.retry_in(now, failures, &mut rng);
-                tracing::error!(%error, ?wait, "cannot renew a certificate; trying again");
-                next_try = now + wait;
-            }
-        }
-    }
-}
-
-/// Renews what is due. The control plane's own certificate, if it was.
-fn renew_due(
-    authority: &Authority,
-    tls: &ArcSwap<ServerConfig>,
-    due: SystemTime,
-    now: SystemTime,
-) -> Result<Option<Credentials>, RunError> {
-    if authority.renew_issuer_if_due(now)? {
-        tracing::info!(ends = %Utc(authority.issuer_ends()), "renewed the issuer");
-    }
-    if now < due {
-        return Ok(None);
-    }
-    let own = authority.own_credentials(now)?;
-    tls.store(tls_config(&own, authority)?);
-    Ok(Some(own))
-}
-
-fn warn_about_root(authority: &Authority) {
-    const YEAR: Duration = Duration::from_secs(365 * 86_400);
-    let ends = authority.root_ends();
-    if ends < SystemTime::now() + YEAR {
-        tracing::warn!(ends = %Utc(ends), "the root certificate ends within a year, and everything that it signed ends with it");
-    }
 }

@@ -59,6 +59,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Who it has shown to be, and until when its certificate says so. `None`: it showed no certificate.
     pub certified: Option<(Identity, SystemTime)>,
+    /// Its certificate and what came with it, leaf first.
+    pub chain: Arc<[CertificateDer<'static>]>,
 }
 
 /// Serves proxies until `stop` is cancelled and every stream has ended.
@@ -153,7 +155,8 @@ async fn handshake(
     let identity = peer_identity(certificates);
     let identity = identity.map_err(|error| Failure { label: "bad-certificate", message: error.to_string() })?;
     let certified = identity.zip(certificates.and_then(|all| not_after(all.first()?)));
-    Ok(Connection { tls, peer: Peer { address, certified }, _place: place })
+    let chain = certificates.unwrap_or_default().iter().map(|it| it.clone().into_owned()).collect();
+    Ok(Connection { tls, peer: Peer { address, certified, chain }, _place: place })
 }
 
 fn not_after(certificate: &CertificateDer<'_>) -> Option<SystemTime> {

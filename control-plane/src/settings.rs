@@ -7,24 +7,39 @@ use std::time::Duration;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
-use weir_core::names::TrustDomain;
+use weir_core::names::{Label, TrustDomain};
 
 use crate::ca::sign::LEAF_LIFETIME;
+use crate::kube::ClusterSettings;
 
 /// Gives every proxy of the mesh its configuration and its identity.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "weir-control-plane", version, about, max_term_width = 110)]
 pub struct Flags {
-    /// Where the Kubernetes objects come from: dir:PATH, a directory of YAML files that is watched
+    /// Where the Kubernetes objects come from: kubernetes, the API server; or dir:PATH, a directory of YAML files that is watched
     #[arg(long, env = "WEIR_SOURCE", value_name = "SOURCE")]
     source: Option<String>,
     /// The trust domain of the mesh: the first part of every identity
     #[arg(long, env = "WEIR_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
     trust_domain: String,
-    /// Directory of the certificate authority; made on the first start. Its ca.crt is what proxies are given to trust
+    /// With --source kubernetes outside a Pod: the kubeconfig, instead of the one of KUBECONFIG or ~/.kube/config
+    #[arg(long, env = "WEIR_KUBECONFIG", value_name = "PATH")]
+    kubeconfig: Option<PathBuf>,
+    /// With --source kubernetes: the namespace that the control plane runs in
+    #[arg(long, env = "WEIR_NAMESPACE", value_name = "NAME", default_value = "weir-system")]
+    namespace: String,
+    /// With --source kubernetes: the name of this Pod; the host's name where it is not given
+    #[arg(long, env = "WEIR_POD_NAME", value_name = "NAME")]
+    pod_name: Option<String>,
+    /// What the cluster's DNS names end in
+    #[arg(long, env = "WEIR_CLUSTER_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
+    cluster_domain: String,
+    /// Directory of the certificate authority; made on the first start. Its ca.crt is what proxies are given to trust. Not with
+    /// --source kubernetes, where a Secret has it
     #[arg(long, env = "WEIR_CA_DIR", value_name = "PATH")]
     ca_dir: Option<PathBuf>,
-    /// File with the join tokens of workloads, a line each: TOKEN NAMESPACE SERVICEACCOUNT. Read again when it changes
+    /// File with the join tokens of workloads, a line each: TOKEN NAMESPACE SERVICEACCOUNT. Read again when it changes. Not with
+    /// --source kubernetes, where service accounts have tokens
     #[arg(long, env = "WEIR_TOKEN_FILE", value_name = "PATH")]
     token_file: Option<PathBuf>,
     /// Where proxies connect (gRPC over TLS)
@@ -47,8 +62,19 @@ pub struct Flags {
 /// Where the objects come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A directory.
+    /// A directory, which has the certificate authority and the tokens beside it.
     Directory(PathBuf),
+    /// An API server.
+    Kubernetes(ClusterSettings),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => write!(f, "dir:{}", path.display()),
+            Self::Kubernetes(_) => f.write_str("kubernetes"),
+        }
+    }
 }
 
 /// How log lines look.
@@ -67,8 +93,10 @@ pub struct Settings {
     pub source: Source,
     /// The trust domain.
     pub trust_domain: TrustDomain,
-    /// Directory of the certificate authority.
-    pub ca_dir: PathBuf,
+    /// What the cluster's DNS names end in.
+    pub cluster_domain: String,
+    /// Directory of the certificate authority; always there with [`Source::Directory`], and never with [`Source::Kubernetes`].
+    pub ca_dir: Option<PathBuf>,
     /// File with the join tokens.
     pub token_file: Option<PathBuf>,
     /// Where proxies connect.
@@ -109,11 +137,19 @@ impl Flags {
     /// All that is wrong, at once.
     pub fn check(self) -> Result<Settings, BadSettings> {
         let mut wrong = Wrong::default();
-        let source = wrong.check("--source", source(self.source.as_deref()));
+        let cluster = ClusterSettings {
+            kubeconfig: self.kubeconfig.clone(),
+            namespace: self.namespace.clone(),
+            pod_name: self.pod_name.clone().filter(|name| !name.is_empty()).unwrap_or_else(host_name),
+        };
+        let source = wrong.check("--source", source(self.source.as_deref(), cluster));
+        let in_cluster = self.source.as_deref() == Some("kubernetes");
+        wrong.check("--namespace", label(&self.namespace));
+        let cluster_domain = wrong.check("--cluster-domain", domain(&self.cluster_domain));
         let trust_domain = wrong.check("--trust-domain", self.trust_domain.parse().map_err(|e| format!("{e}")));
-        let missing = || "is missing: name a directory for the certificate authority, for example ./ca".to_owned();
-        let ca_dir = wrong.check("--ca-dir", self.ca_dir.ok_or_else(missing));
-        let token_file = wrong.check("--token-file", readable(self.token_file));
+        let ca_dir = wrong.check("--ca-dir", ca_dir(self.ca_dir, in_cluster));
+        let token_file = wrong.check("--token-file", token_file(self.token_file, in_cluster));
+        wrong.check("--kubeconfig", kubeconfig(self.kubeconfig, in_cluster));
         let grpc_listen = wrong.check("--grpc-listen", listen(&self.grpc_listen));
         let http_listen = wrong.check("--http-listen", listen(&self.http_listen));
         if grpc_listen.is_some_and(|it| it.port() != 0 && Some(it) == http_listen) {
@@ -126,6 +162,7 @@ impl Flags {
             Some(Settings {
                 source: source?,
                 trust_domain: trust_domain?,
+                cluster_domain: cluster_domain?,
                 ca_dir: ca_dir?,
                 token_file: token_file?,
                 grpc_listen: grpc_listen?,
@@ -155,13 +192,11 @@ impl Wrong {
     }
 }
 
-fn source(text: Option<&str>) -> Result<Source, String> {
+fn source(text: Option<&str>, cluster: ClusterSettings) -> Result<Source, String> {
+    let choice = "write kubernetes, or dir:PATH with a directory of YAML files";
     match text {
-        None => Err("is missing: write dir:PATH, with a directory of YAML files".to_owned()),
-        Some("kubernetes") => {
-            Err("is `kubernetes`, which is not in this version of Weir: write dir:PATH, with a directory of YAML files"
-                .to_owned())
-        }
+        None => Err(format!("is missing: {choice}")),
+        Some("kubernetes") => Ok(Source::Kubernetes(cluster)),
         Some(text) => match text.strip_prefix("dir:") {
             Some(path) if !path.is_empty() => {
                 let path = PathBuf::from(path);
@@ -171,9 +206,36 @@ fn source(text: Option<&str>) -> Result<Source, String> {
                     Err(error) => Err(format!("names {}, which cannot be read: {error}", path.display())),
                 }
             }
-            _ => Err(format!("is `{text}`: write dir:PATH, with a directory of YAML files")),
+            _ => Err(format!("is `{text}`: {choice}")),
         },
     }
+}
+
+fn ca_dir(path: Option<PathBuf>, in_cluster: bool) -> Result<Option<PathBuf>, String> {
+    match (path, in_cluster) {
+        (Some(_), true) => {
+            Err("is given with --source kubernetes, where the Secret `weir-ca` has the certificate authority: leave it out, or \
+                 put an authority of your own into the Secret `weir-root`"
+                .to_owned())
+        }
+        (None, false) => Err("is missing: name a directory for the certificate authority, for example ./ca".to_owned()),
+        (path, _) => Ok(path),
+    }
+}
+
+fn token_file(path: Option<PathBuf>, in_cluster: bool) -> Result<Option<PathBuf>, String> {
+    if path.is_some() && in_cluster {
+        return Err("is given with --source kubernetes, where workloads show the tokens of their service accounts: leave it out"
+            .to_owned());
+    }
+    readable(path)
+}
+
+fn kubeconfig(path: Option<PathBuf>, in_cluster: bool) -> Result<Option<PathBuf>, String> {
+    if path.is_some() && !in_cluster {
+        return Err("is given without --source kubernetes, and only that speaks to an API server".to_owned());
+    }
+    readable(path)
 }
 
 fn readable(path: Option<PathBuf>) -> Result<Option<PathBuf>, String> {
@@ -182,6 +244,26 @@ fn readable(path: Option<PathBuf>) -> Result<Option<PathBuf>, String> {
         Ok(_) => Ok(Some(path)),
         Err(error) => Err(format!("names {}, which cannot be read: {error}", path.display())),
     }
+}
+
+fn label(text: &str) -> Result<Label, String> {
+    text.parse().map_err(|error| format!("is `{text}`: {error}"))
+}
+
+/// Labels with dots between them; a dot at the end is common in DNS and means nothing here.
+fn domain(text: &str) -> Result<String, String> {
+    let name = text.trim_end_matches('.');
+    for part in name.split('.') {
+        part.parse::<Label>().map_err(|error| format!("is `{text}`: write a domain such as cluster.local ({error})"))?;
+    }
+    Ok(name.to_owned())
+}
+
+/// A Pod's host name is its own name, unless it says otherwise.
+fn host_name() -> String {
+    let written = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = written.trim();
+    if name.is_empty() { "weir-control-plane".to_owned() } else { name.to_owned() }
 }
 
 fn listen(text: &str) -> Result<SocketAddr, String> {
@@ -237,8 +319,11 @@ mod tests {
     #[test]
     fn all_that_is_wrong_is_said_at_once() {
         let wrong = check(&[
-            "--source=kubernetes",
+            "--source=etcd",
             "--trust-domain=Bad_Domain",
+            "--cluster-domain=Bad_Domain",
+            "--namespace=No.Namespace",
+            "--kubeconfig=/does/not/exist",
             "--token-file=/does/not/exist",
             "--grpc-listen=15410",
             "--http-listen=localhost:1",
@@ -250,6 +335,9 @@ mod tests {
         for flag in [
             "--source",
             "--trust-domain",
+            "--cluster-domain",
+            "--namespace",
+            "--kubeconfig",
             "--ca-dir",
             "--token-file",
             "--grpc-listen",
@@ -260,7 +348,19 @@ mod tests {
         ] {
             assert!(wrong.contains(&format!("\n  {flag} (WEIR_")), "{flag} in {wrong}");
         }
-        assert!(wrong.contains("not in this version"), "{wrong}");
+    }
+
+    #[test]
+    fn in_a_cluster_secrets_and_tokens_are_the_clusters() {
+        let settings =
+            check(&["--source=kubernetes", "--namespace=mesh", "--pod-name=a-1", "--cluster-domain=corp.example."]).unwrap();
+        let expected = ClusterSettings { kubeconfig: None, namespace: "mesh".to_owned(), pod_name: "a-1".to_owned() };
+        assert_eq!(settings.source, Source::Kubernetes(expected));
+        assert_eq!((settings.ca_dir, settings.cluster_domain.as_str()), (None, "corp.example"));
+        let wrong = check(&["--source=kubernetes", "--ca-dir=/ca", "--token-file=/etc/hostname"]).unwrap_err();
+        for said in ["--ca-dir (WEIR_CA_DIR) is given with --source kubernetes", "--token-file (WEIR_TOKEN_FILE) is given with"] {
+            assert!(wrong.contains(said), "{said} in {wrong}");
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! When certificates are renewed.
 //!
 //! Early enough that hours of failure do no harm, spread so that thousands of proxies that started together do not ask together,
-//! and an issuer so early that nothing it signs has to be cut short.
+//! and an issuer so early that nothing it signs has to be cut short. [`overlap`] replaces a root.
+
+pub mod overlap;
 
 use std::time::{Duration, SystemTime};
 

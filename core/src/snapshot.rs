@@ -119,8 +119,10 @@ pub struct InboundPort {
 pub struct TrustBundle {
     /// The mesh's trust domain.
     pub trust_domain: TrustDomain,
-    /// DER certificates.
+    /// DER certificates. If `generation` is not 0, new certificates lead to the first one.
     pub roots: Vec<Arc<[u8]>>,
+    /// Grows with each change; of two bundles the greater one counts. 0: not said.
+    pub generation: u64,
 }
 
 /// What the control plane knows about a name: something, or that there is nothing.

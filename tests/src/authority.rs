@@ -173,7 +173,21 @@ pub async fn verdict(stream: std::io::Result<TlsStream<TcpStream>>) -> Result<()
     }
 }
 
+/// The same over a connection that is there already.
+///
+/// # Errors
+///
+/// When the handshake fails at once.
+pub async fn secure_anonymously(stream: TcpStream, alpn: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
+    secure(stream, alpn, None).await
+}
+
 async fn connect(address: SocketAddr, alpn: &[u8], peer: Option<&Peer>) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await.unwrap_or_else(|error| panic!("no connection to {address}: {error}"));
+    secure(stream, alpn, peer).await
+}
+
+async fn secure(stream: TcpStream, alpn: &[u8], peer: Option<&Peer>) -> std::io::Result<TlsStream<TcpStream>> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("TLS 1.3 is there")
@@ -187,8 +201,7 @@ async fn connect(address: SocketAddr, alpn: &[u8], peer: Option<&Peer>) -> std::
     };
     config.alpn_protocols = vec![alpn.to_vec()];
     config.enable_sni = false;
-    let stream = TcpStream::connect(address).await.unwrap_or_else(|error| panic!("no connection to {address}: {error}"));
-    TlsConnector::from(Arc::new(config)).connect(ServerName::IpAddress(address.ip().into()), stream).await
+    TlsConnector::from(Arc::new(config)).connect(ServerName::IpAddress(stream.peer_addr()?.ip().into()), stream).await
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {

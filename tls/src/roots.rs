@@ -116,6 +116,21 @@ impl Roots {
         Accept::AnyInDomain.check(credentials.identity.clone(), self)
     }
 
+    /// Those of them that a chain leads to which was verified before; leaf first.
+    #[must_use]
+    pub fn led_to(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Vec<&CertificateDer<'static>> {
+        let (Some((leaf, issuers)), [_, _, ..]) = (chain.split_first(), &*self.ders) else { return self.ders.iter().collect() };
+        let Ok(leaf) = ParsedCertificate::try_from(leaf) else { return Vec::new() };
+        let now = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
+        let algorithms = provider().signature_verification_algorithms.all;
+        let leads_to = |root: &&CertificateDer<'static>| {
+            let mut store = RootCertStore::empty();
+            store.add((*root).clone()).is_ok()
+                && verify_server_cert_signed_by_trust_anchor(&leaf, &store, issuers, now, algorithms).is_ok()
+        };
+        self.ders.iter().filter(leads_to).collect()
+    }
+
     pub(crate) const fn store(&self) -> &Arc<RootCertStore> {
         &self.store
     }

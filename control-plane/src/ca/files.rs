@@ -1,7 +1,8 @@
 //! The authority's directory.
 //!
-//! `ca.crt` (every trusted root, what proxies are given), `ca.key`, `issuer.crt`, `issuer.key`. Keys have mode 0600 and the
-//! directory 0700. Files are written under another name and renamed, so nobody ever reads half of one.
+//! `authority.json` is the whole of it, keys included (mode 0600, in a directory of mode 0700), and `ca.crt` every trusted root,
+//! which proxies are given. Files are written under another name and renamed, so nobody ever reads half of one. Whoever writes
+//! `rotate` asks for another root.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -9,36 +10,28 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::SystemTime;
 
-use rcgen::KeyPair;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use weir_core::names::TrustDomain;
-use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::FromDer;
 
-use super::AuthorityError;
-use super::sign::{self, Made, Signer};
+use super::document::{Document, Line, MAX_DOCUMENT};
+use super::{AuthorityError, Standing, given};
 
-const ROOT_CERTIFICATE: &str = "ca.crt";
-const ROOT_KEY: &str = "ca.key";
-const ISSUER_CERTIFICATE: &str = "issuer.crt";
-const ISSUER_KEY: &str = "issuer.key";
-const ALL: [&str; 4] = [ROOT_CERTIFICATE, ROOT_KEY, ISSUER_CERTIFICATE, ISSUER_KEY];
-/// A new issuer, key and certificate in one file, until both are in their places: a crash between the two loses nothing.
-const NEXT_ISSUER: &str = "issuer.next";
-/// Held while the directory is looked at and written, against a second control plane that starts at the same time.
+const STATE: &str = "authority.json";
+const ROOTS: &str = "ca.crt";
+/// What the first versions wrote instead of [`STATE`], beside [`ROOTS`].
+const OLD_ROOT_KEY: &str = "ca.key";
+const OLD_ISSUER: &str = "issuer.crt";
+const OLD_ISSUER_KEY: &str = "issuer.key";
+/// Its presence, and each new time of writing, asks for another root.
+const ASK: &str = "rotate";
+/// Held while the directory is looked at and written, against another control plane with the same directory.
 const LOCK: &str = ".lock";
 
-/// What a directory holds.
+/// The directory, while nobody else has it.
 #[derive(Debug)]
-pub struct Opened {
-    /// Every trusted root.
-    pub roots: Vec<CertificateDer<'static>>,
-    /// The root whose key is here.
-    pub root: Signer,
-    /// The issuer.
-    pub issuer: Signer,
+pub struct Held<'a> {
+    dir: &'a Path,
+    /// Given back when it is closed.
+    _lock: File,
 }
 
 /// Reads the authority in `dir`; makes one if there is none.
@@ -46,133 +39,120 @@ pub struct Opened {
 /// # Errors
 ///
 /// When files are missing, cannot be read, do not belong together, or are of another trust domain.
-pub fn open(dir: &Path, trust_domain: &TrustDomain) -> Result<Opened, AuthorityError> {
+pub fn open(dir: &Path, trust_domain: &TrustDomain, now: SystemTime) -> Result<Document, AuthorityError> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io("make the directory", dir))?;
-    let lock = dir.join(LOCK);
-    let held = OpenOptions::new().create(true).append(true).mode(0o600).open(&lock).map_err(io("open", &lock))?;
-    held.lock().map_err(io("lock", &lock))?;
-    let (present, missing): (Vec<&str>, Vec<&str>) = ALL.iter().partition(|name| dir.join(name).exists());
-    if present.is_empty() {
-        make(dir, trust_domain)?;
-    } else if !missing.is_empty() {
-        let (present, missing) = (present.join(", "), missing.join(", "));
-        return Err(AuthorityError::HalfWritten { dir: dir.to_owned(), present, missing });
-    }
-    finish_renewal(dir)?;
-    warn_about_readable_keys(dir);
-    read(dir, trust_domain)
-}
-
-fn make(dir: &Path, trust_domain: &TrustDomain) -> Result<(), AuthorityError> {
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(io("set the mode of", dir))?;
-    let now = SystemTime::now();
-    let root = sign::root(trust_domain, now)?;
-    let issuer = root.signer.issuer(trust_domain, now)?;
-    write(dir, ROOT_KEY, &root.key_pem, 0o600)?;
-    write(dir, ISSUER_KEY, &issuer.key_pem, 0o600)?;
-    write(dir, ISSUER_CERTIFICATE, &issuer.certificate_pem, 0o644)?;
-    // Last, because others wait for it to appear.
-    write(dir, ROOT_CERTIFICATE, &root.certificate_pem, 0o644)?;
-    tracing::info!(dir = %dir.display(), %trust_domain, "made a new certificate authority; proxies are given its ca.crt");
-    Ok(())
-}
-
-/// Keeps a new issuer.
-///
-/// # Errors
-///
-/// When it cannot be written; then the one before is still in its place.
-pub fn replace_issuer(dir: &Path, issuer: &Made) -> Result<(), AuthorityError> {
-    write(dir, NEXT_ISSUER, &format!("{}{}", issuer.key_pem, issuer.certificate_pem), 0o600)?;
-    finish_renewal(dir)
-}
-
-fn finish_renewal(dir: &Path) -> Result<(), AuthorityError> {
-    let path = dir.join(NEXT_ISSUER);
-    let both = match fs::read_to_string(&path) {
-        Ok(both) => both,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io("read", &path)(error)),
+    let held = Held::hold(dir)?;
+    let document = match held.read(trust_domain)? {
+        Some(document) => document,
+        None => held.first(trust_domain, now)?,
     };
-    let begin = both.find("-----BEGIN CERTIFICATE");
-    let (key, certificate) = both.split_at(begin.ok_or_else(|| unusable(&path, "it has no certificate; remove it"))?);
-    write(dir, ISSUER_KEY, key, 0o600)?;
-    write(dir, ISSUER_CERTIFICATE, certificate, 0o644)?;
-    fs::remove_file(&path).map_err(io("remove", &path))
-}
-
-fn read(dir: &Path, trust_domain: &TrustDomain) -> Result<Opened, AuthorityError> {
-    let path = dir.join(ROOT_CERTIFICATE);
-    let roots = certificates(&path)?;
-    for root in &roots {
-        check_trust_domain(&path, root, trust_domain)?;
+    // Cut short between the two files, or by hand.
+    let bundle = document.bundle_pem();
+    if fs::read_to_string(dir.join(ROOTS)).ok().as_deref() != Some(&bundle) {
+        write(dir, ROOTS, &bundle, 0o644)?;
     }
-    let key_path = dir.join(ROOT_KEY);
-    let root_key = key(&key_path)?;
-    let matching = roots.iter().find(|root| belongs(root, &root_key)).cloned();
-    let matching = matching.ok_or_else(|| unusable(&key_path, "it is not the key of any certificate in ca.crt"))?;
-    let root = Signer::new(matching, root_key).map_err(|reason| unusable(&path, reason))?;
+    warn_about_readable_keys(dir);
+    Ok(document)
+}
 
-    let path = dir.join(ISSUER_CERTIFICATE);
-    let certificate = certificates(&path)?.into_iter().next().ok_or_else(|| unusable(&path, "it has no certificate"))?;
-    let issuer = Signer::new(certificate, key(&dir.join(ISSUER_KEY))?);
-    let issuer = issuer.map_err(|reason| unusable(&path, reason))?;
-    if !signed_by(&issuer.certificate, &root.certificate) {
-        return Err(unusable(&path, "it is not signed by the root whose key is ca.key"));
+impl<'a> Held<'a> {
+    /// Waits until nobody else has the directory.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be locked.
+    pub fn hold(dir: &'a Path) -> Result<Self, AuthorityError> {
+        let path = dir.join(LOCK);
+        let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io("open", &path))?;
+        lock.lock().map_err(io("lock", &path))?;
+        Ok(Self { dir, _lock: lock })
     }
-    Ok(Opened { roots, root, issuer })
-}
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
-    let pem = fs::read(path).map_err(io("read", path))?;
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let all = all.map_err(|error| unusable(path, format!("it is not PEM: {error}")))?;
-    if all.is_empty() { Err(unusable(path, "it has no certificate")) } else { Ok(all) }
-}
-
-fn key(path: &Path) -> Result<KeyPair, AuthorityError> {
-    let pem = fs::read_to_string(path).map_err(io("read", path))?;
-    KeyPair::from_pem(&pem).map_err(|error| unusable(path, format!("it is no private key in PEM (PKCS #8): {error}")))
-}
-
-fn belongs(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool {
-    use rcgen::PublicKeyData;
-    X509Certificate::from_der(certificate).is_ok_and(|(_, it)| it.public_key().raw == key.subject_public_key_info())
-}
-
-fn signed_by(certificate: &CertificateDer<'_>, root: &CertificateDer<'_>) -> bool {
-    match (X509Certificate::from_der(certificate), X509Certificate::from_der(root)) {
-        (Ok((_, certificate)), Ok((_, root))) => certificate.verify_signature(Some(root.public_key())).is_ok(),
-        _ => false,
+    /// What is written down, if anything is.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read or used.
+    pub fn read(&self, trust_domain: &TrustDomain) -> Result<Option<Document>, AuthorityError> {
+        let path = self.dir.join(STATE);
+        let text = match fs::metadata(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io("read", &path)(error)),
+            Ok(metadata) if metadata.len() > MAX_DOCUMENT as u64 => {
+                return Err(unusable(&path, format!("it has more than {MAX_DOCUMENT} bytes")));
+            }
+            Ok(_) => fs::read(&path).map_err(io("read", &path))?,
+        };
+        let document = Document::from_json(&text, trust_domain).and_then(|it| Standing::new(&it).map(|_| it));
+        document.map(Some).map_err(|error| unusable(&path, error.to_string()))
     }
-}
 
-/// An authority that says whom it signs for must sign for this trust domain. One that somebody else made may say nothing.
-fn check_trust_domain(path: &Path, root: &CertificateDer<'_>, trust_domain: &TrustDomain) -> Result<(), AuthorityError> {
-    let (_, parsed) =
-        X509Certificate::from_der(root).map_err(|error| unusable(path, format!("it is no certificate: {error}")))?;
-    let names = parsed.subject_alternative_name().ok().flatten();
-    let said = names.iter().flat_map(|it| &it.value.general_names).find_map(|name| match name {
-        GeneralName::URI(uri) => uri.strip_prefix("spiffe://"),
-        _ => None,
-    });
-    match said {
-        Some(said) if said != trust_domain.as_str() => {
-            let fix = "start with that --trust-domain, or with another --ca-dir";
-            Err(unusable(path, format!("it is of the trust domain `{said}`, and --trust-domain says `{trust_domain}`: {fix}")))
-        }
-        _ => Ok(()),
+    /// Writes it down.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written; then what was written before is still there.
+    pub fn write(&self, document: &Document, trust_domain: &TrustDomain) -> Result<(), AuthorityError> {
+        write(self.dir, STATE, &document.to_json(trust_domain)?, 0o600)?;
+        // Last, because others wait for it to appear.
+        write(self.dir, ROOTS, &document.bundle_pem(), 0o644)
+    }
+
+    /// What somebody asks for, if anybody does: another text each time.
+    #[must_use]
+    pub fn asked(&self) -> Option<String> {
+        let written = fs::metadata(self.dir.join(ASK)).and_then(|metadata| metadata.modified()).ok()?;
+        Some(written.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos().to_string())
+    }
+
+    fn first(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Document, AuthorityError> {
+        let old = [ROOTS, OLD_ROOT_KEY, OLD_ISSUER, OLD_ISSUER_KEY];
+        let (present, missing): (Vec<&str>, Vec<&str>) = old.iter().partition(|name| self.dir.join(name).exists());
+        let mut document = if present.is_empty() {
+            fs::set_permissions(self.dir, fs::Permissions::from_mode(0o700)).map_err(io("set the mode of", self.dir))?;
+            let dir = self.dir.display();
+            tracing::info!(%dir, %trust_domain, "made a new certificate authority; proxies are given its ca.crt");
+            Document::make(trust_domain, now)?
+        } else if missing.is_empty() {
+            self.old(trust_domain, now)?
+        } else {
+            let (present, missing) = (present.join(", "), format!("{STATE} (or {})", missing.join(", ")));
+            return Err(AuthorityError::HalfWritten { dir: self.dir.to_owned(), present, missing });
+        };
+        document.asked = self.asked().unwrap_or_default();
+        self.write(&document, trust_domain)?;
+        Ok(document)
+    }
+
+    /// Reads the four files of the first versions.
+    fn old(&self, trust_domain: &TrustDomain, now: SystemTime) -> Result<Document, AuthorityError> {
+        let text = |name: &str| {
+            let path = self.dir.join(name);
+            fs::read(&path).map_err(io("read", &path))
+        };
+        let (roots, root_key, issuer, issuer_key) = (text(ROOTS)?, text(OLD_ROOT_KEY)?, text(OLD_ISSUER)?, text(OLD_ISSUER_KEY)?);
+        let path = self.dir.join(ROOTS);
+        let root = given::Entries { certificate: &roots, key: &root_key, root: None };
+        let root = given::line(root, trust_domain, now).map_err(|reason| unusable(&path, reason))?;
+        let path = self.dir.join(OLD_ISSUER);
+        let below = given::Entries { certificate: &issuer, key: &issuer_key, root: Some(root.anchor.as_bytes()) };
+        let below = given::line(below, trust_domain, now).map_err(|reason| unusable(&path, reason))?;
+        tracing::info!(
+            dir = %self.dir.display(),
+            "took over the authority of {OLD_ROOT_KEY}, {OLD_ISSUER} and {OLD_ISSUER_KEY} into {STATE}; they are not read any more"
+        );
+        Ok(Document::of(Line { given: false, anchor_key: Some(root.key), ..below }, now))
     }
 }
 
 fn warn_about_readable_keys(dir: &Path) {
-    for name in [ROOT_KEY, ISSUER_KEY] {
+    for name in [STATE, OLD_ROOT_KEY, OLD_ISSUER_KEY] {
         let path = dir.join(name);
         if let Ok(metadata) = fs::metadata(&path)
             && metadata.permissions().mode() & 0o077 != 0
         {
             let mode = format!("{:o}", metadata.permissions().mode() & 0o777);
-            tracing::warn!(path = %path.display(), mode, "others may read this key and become anybody in the mesh: chmod 600 it");
+            tracing::warn!(path = %path.display(), mode, "others may read the keys in this file and become anybody in the mesh: chmod 600 it");
         }
     }
 }

@@ -1,10 +1,16 @@
 //! The certificate authority: who a workload is, signed.
 //!
-//! A root (10 years) signs an issuer (1 year), and the issuer signs what workloads are given (24 hours). The root is what proxies
-//! trust; the issuer is renewed by itself long before it ends, and nobody has to be told. [`files`] keeps them in a directory,
-//! [`request`] looks at what a workload wants signed, [`sign`] makes certificates.
+//! A root (10 years) signs an issuer (1 year), and the issuer signs what workloads are given (24 hours); or a root or intermediate
+//! of the user's own signs it. [`document`] is what is written down, [`files`] keeps it in a directory and
+//! [`kube::authority`](crate::kube::authority) in a Secret. [`plan`] says what has to change: an issuer that comes to its end, a
+//! root that is replaced step by step, so that nobody notices. [`keep`] does it. [`request`] looks at what a workload wants
+//! signed, [`sign`] makes certificates, [`given`] checks what the user gave.
 
+pub mod document;
 pub mod files;
+pub mod given;
+pub mod keep;
+pub mod plan;
 pub mod request;
 pub mod sign;
 #[cfg(test)]
@@ -18,23 +24,64 @@ use arc_swap::ArcSwap;
 use rcgen::PublicKeyData;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use weir_core::names::{Identity, TrustDomain};
-use weir_core::rotation::{Purpose, Validity};
+use weir_core::rotation::Validity;
+use weir_core::rotation::overlap::PhaseName;
 use weir_core::snapshot::TrustBundle;
 use weir_tls::{Credentials, KeyRequest, Roots, TlsError, control_plane_identity};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
+use crate::kube::Failure;
+
+pub use self::document::Document;
+use self::document::Line;
 use self::request::Unsignable;
 use self::sign::Signer;
 
-/// The authority of a mesh.
+/// The authority of a mesh as this process has it in force.
 #[derive(Debug)]
 pub struct Authority {
     trust_domain: TrustDomain,
-    dir: PathBuf,
-    /// Every root that is trusted, DER; new leaves lead to the one that has its key here.
-    roots: Vec<CertificateDer<'static>>,
-    root: Signer,
-    issuer: ArcSwap<Signer>,
     leaf_lifetime: Duration,
+    standing: ArcSwap<Standing>,
+}
+
+/// A document, ready to sign.
+#[derive(Debug)]
+struct Standing {
+    document: Document,
+    /// Every root that is trusted, DER, what signs first.
+    roots: Vec<CertificateDer<'static>>,
+    signer: Signer,
+    /// What comes after a leaf, up to but without the root.
+    chain: Vec<CertificateDer<'static>>,
+    /// When all of the chain and the root are valid.
+    validity: Validity,
+    root_validity: Validity,
+}
+
+impl Standing {
+    fn new(document: &Document) -> Result<Self, AuthorityError> {
+        let line = document.succession.signs();
+        let roots: Result<Vec<_>, _> = document.succession.trusted().map(Line::anchor_der).collect();
+        let roots = roots?;
+        let (anchor, chain) = (line.anchor_der()?, line.chain_ders()?);
+        let root_validity = validity(&anchor)?;
+        let mut all = root_validity;
+        for certificate in &chain {
+            all = all.clamp(validity(certificate)?).unwrap_or(Validity { not_after: all.not_before, ..all });
+        }
+        let key = given::key(line.key.as_bytes()).map_err(AuthorityError::Document)?;
+        let certificate = chain.first().unwrap_or(&anchor).clone();
+        let signer = Signer::new(certificate, key).map_err(AuthorityError::Document)?;
+        Ok(Self { document: document.clone(), roots, signer, chain, validity: all, root_validity })
+    }
+}
+
+fn validity(certificate: &CertificateDer<'_>) -> Result<Validity, AuthorityError> {
+    let parsed = X509Certificate::from_der(certificate);
+    let (_, parsed) = parsed.map_err(|error| AuthorityError::Document(format!("it is no certificate: {error}")))?;
+    Ok(sign::validity(&parsed))
 }
 
 /// A certificate that was signed.
@@ -44,6 +91,8 @@ pub struct Certified {
     pub chain: Vec<CertificateDer<'static>>,
     /// When the leaf is valid.
     pub validity: Validity,
+    /// The roots of that moment.
+    pub bundle: TrustBundle,
 }
 
 /// Why the authority cannot work.
@@ -80,6 +129,17 @@ pub enum AuthorityError {
         /// Why.
         reason: String,
     },
+    /// What was written down cannot be used.
+    #[error("the authority cannot be used: {0}")]
+    Document(String),
+    /// The API server does not do what the authority needs.
+    #[error("{what}: {failure}")]
+    Api {
+        /// What was tried.
+        what: String,
+        /// Why it did not work.
+        failure: Failure,
+    },
     /// A certificate cannot be made.
     #[error("cannot make a certificate: {0}")]
     Sign(String),
@@ -98,11 +158,30 @@ impl Authority {
     ///
     /// When the files cannot be read or written, do not belong together, or are of another trust domain.
     pub fn open(dir: &Path, trust_domain: TrustDomain, leaf_lifetime: Duration) -> Result<Self, AuthorityError> {
-        let files::Opened { roots, root, issuer } = files::open(dir, &trust_domain)?;
-        let authority =
-            Self { trust_domain, dir: dir.to_owned(), roots, root, issuer: ArcSwap::from_pointee(issuer), leaf_lifetime };
-        authority.renew_issuer_if_due(SystemTime::now())?;
-        Ok(authority)
+        let document = files::open(dir, &trust_domain, SystemTime::now())?;
+        Self::new(trust_domain, leaf_lifetime, &document)
+    }
+
+    /// With what was written down.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be used.
+    pub fn new(trust_domain: TrustDomain, leaf_lifetime: Duration, document: &Document) -> Result<Self, AuthorityError> {
+        Ok(Self { trust_domain, leaf_lifetime, standing: ArcSwap::from_pointee(Standing::new(document)?) })
+    }
+
+    /// Puts what was written down into force, if it is another. Says whether it was.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be used; then what was in force stays.
+    pub fn take(&self, document: &Document) -> Result<bool, AuthorityError> {
+        if self.standing.load().document == *document {
+            return Ok(false);
+        }
+        self.standing.store(Arc::new(Standing::new(document)?));
+        Ok(true)
     }
 
     /// Signs a certificate for `identity` and the key of a PKCS #10 request.
@@ -130,53 +209,48 @@ impl Authority {
     }
 
     fn sign(&self, identity: &Identity, key: &impl PublicKeyData, now: SystemTime) -> Result<Certified, AuthorityError> {
-        let issuer = self.issuer.load();
+        let standing = self.standing.load();
         let wanted = sign::leaf_validity(now, self.leaf_lifetime);
-        let validity = wanted.clamp(issuer.validity).filter(|it| now < it.not_after).ok_or(AuthorityError::IssuerEnded)?;
-        let leaf = issuer.leaf(identity, key, validity)?;
-        Ok(Certified { chain: vec![leaf, issuer.certificate.clone()], validity })
+        let validity = wanted.clamp(standing.validity).filter(|it| now < it.not_after).ok_or(AuthorityError::IssuerEnded)?;
+        let leaf = standing.signer.leaf(identity, key, validity)?;
+        let chain = std::iter::once(leaf).chain(standing.chain.iter().cloned()).collect();
+        Ok(Certified { chain, validity, bundle: bundle(&self.trust_domain, &standing) })
     }
 
-    /// Makes a new issuer if the present one comes to its end. Says whether it did.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be made or kept; the present one signs on.
-    pub fn renew_issuer_if_due(&self, now: SystemTime) -> Result<bool, AuthorityError> {
-        if now < self.issuer_renewal_due() {
-            return Ok(false);
-        }
-        let issuer = self.root.issuer(&self.trust_domain, now)?;
-        files::replace_issuer(&self.dir, &issuer)?;
-        self.issuer.store(Arc::new(issuer.signer));
-        Ok(true)
-    }
-
-    /// When the issuer is renewed.
+    /// What was written down, as it is in force.
     #[must_use]
-    pub fn issuer_renewal_due(&self) -> SystemTime {
-        let validity = self.issuer.load().validity;
-        let purpose = Purpose::Authority { signs_for: self.leaf_lifetime };
-        validity.renew_at(purpose, validity.not_before, &mut fastrand::Rng::with_seed(0))
+    pub fn document(&self) -> Document {
+        self.standing.load().document.clone()
     }
 
-    /// When the issuer ends.
+    /// Which document is in force.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.standing.load().document.generation
+    }
+
+    /// Where the rotation of the root stands.
+    #[must_use]
+    pub fn phase(&self) -> PhaseName {
+        self.standing.load().document.succession.name()
+    }
+
+    /// When what signs leaves ends, or anything above it.
     #[must_use]
     pub fn issuer_ends(&self) -> SystemTime {
-        self.issuer.load().validity.not_after
+        self.standing.load().validity.not_after
     }
 
-    /// When the root ends.
+    /// When the root ends that everything new leads to.
     #[must_use]
-    pub const fn root_ends(&self) -> SystemTime {
-        self.root.validity.not_after
+    pub fn root_ends(&self) -> SystemTime {
+        self.standing.load().root_validity.not_after
     }
 
     /// What proxies are given to trust.
     #[must_use]
     pub fn bundle(&self) -> TrustBundle {
-        let roots = self.roots.iter().map(|der| der.as_ref().into()).collect();
-        TrustBundle { trust_domain: self.trust_domain.clone(), roots }
+        bundle(&self.trust_domain, &self.standing.load())
     }
 
     /// What the control plane trusts when proxies connect.
@@ -185,7 +259,7 @@ impl Authority {
     ///
     /// When the roots cannot be used with TLS.
     pub fn roots(&self) -> Result<Roots, AuthorityError> {
-        Ok(Roots::from_der(self.trust_domain.clone(), &self.roots)?)
+        Ok(Roots::from_der(self.trust_domain.clone(), &self.standing.load().roots)?)
     }
 
     /// The trust domain.
@@ -193,6 +267,17 @@ impl Authority {
     pub const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
+
+    /// How long leaves live.
+    #[must_use]
+    pub const fn leaf_lifetime(&self) -> Duration {
+        self.leaf_lifetime
+    }
+}
+
+fn bundle(trust_domain: &TrustDomain, standing: &Standing) -> TrustBundle {
+    let roots = standing.roots.iter().map(|der| der.as_ref().into()).collect();
+    TrustBundle { trust_domain: trust_domain.clone(), roots, generation: standing.document.succession.epoch }
 }
 
 /// Why a request was not signed.

@@ -19,9 +19,9 @@ use super::AuthorityError;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// Replacing a root means telling every proxy, so it lives long.
-const ROOT_LIFETIME: Duration = DAY.saturating_mul(3652);
+pub const ROOT_LIFETIME: Duration = DAY.saturating_mul(3652);
 /// Replacing an issuer is nobody's business but the control plane's; a year leaves months for a renewal that fails.
-const ISSUER_LIFETIME: Duration = DAY.saturating_mul(365);
+pub const ISSUER_LIFETIME: Duration = DAY.saturating_mul(365);
 /// Certificates begin this long before they are made: clocks differ, and a peer whose clock is behind would take a new
 /// certificate for one of the future.
 pub const BACKDATED: Duration = Duration::from_secs(60);
@@ -60,6 +60,13 @@ pub fn leaf_validity(now: SystemTime, lifetime: Duration) -> Validity {
     Validity { not_before: now - BACKDATED, not_after: now + lifetime }
 }
 
+/// When a certificate is valid.
+#[must_use]
+pub fn validity(certificate: &X509Certificate<'_>) -> Validity {
+    let time = |it: x509_parser::time::ASN1Time| SystemTime::from(it.to_datetime());
+    Validity { not_before: time(certificate.validity().not_before), not_after: time(certificate.validity().not_after) }
+}
+
 /// A new root.
 ///
 /// # Errors
@@ -88,8 +95,7 @@ impl Signer {
         if parsed.public_key().raw != key.subject_public_key_info() {
             return Err("the key is not the certificate's".to_owned());
         }
-        let time = |it: x509_parser::time::ASN1Time| SystemTime::from(it.to_datetime());
-        let validity = Validity { not_before: time(parsed.validity().not_before), not_after: time(parsed.validity().not_after) };
+        let validity = validity(&parsed);
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|error| error.to_string())?;
         Ok(Self { certificate: certificate.clone(), validity, issuer })
     }

@@ -269,6 +269,7 @@ fn trust(it: &TrustBundle) -> v1::TrustBundle {
     v1::TrustBundle {
         trust_domain: it.trust_domain.to_string(),
         roots: it.roots.iter().map(|root| Bytes::copy_from_slice(root)).collect(),
+        generation: it.generation,
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use weir_core::snapshot::TrustBundle;
 
-use super::proxies::Proxies;
+use super::proxies::{Behind, Proxies};
 use super::state::{Applied, State};
 use crate::index::{Dirty, Event};
 use crate::metrics::Metrics;
@@ -54,6 +54,17 @@ impl Hub {
     pub fn set_trust(&self, trust: TrustBundle) {
         let dirty = self.state().set_trust(trust);
         self.tell(dirty);
+    }
+
+    /// Which connected proxies are not ready for the next step of a rotation: without the trust bundle that is in force, or with a
+    /// certificate that does not lead to its first root.
+    #[must_use]
+    pub fn behind(&self) -> Behind {
+        let (version, root) = {
+            let mut state = self.state();
+            (state.trust_version().unwrap_or_default(), state.trust().roots.first().cloned().unwrap_or_default())
+        };
+        self.proxies().behind(&version, &root)
     }
 
     /// The state, for as long as it takes to look something up; never across an `await`.

@@ -46,7 +46,27 @@ pub struct ProxyStatus {
     pub awaiting: Option<u64>,
     /// What it refused and still has not got.
     pub refused: Option<RefusedResponse>,
+    /// Version of the trust bundle that it has acknowledged.
+    #[serde(skip)]
+    pub trust: Option<Arc<str>>,
+    /// The roots, DER, that its certificate leads to.
+    #[serde(skip)]
+    pub roots: Vec<Arc<[u8]>>,
 }
+
+/// Connected proxies that are not ready for the next step of a rotation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// How many proxies are connected.
+    pub connected: usize,
+    /// How many are behind.
+    pub count: usize,
+    /// Some of them, as `namespace/pod`.
+    pub names: Vec<String>,
+}
+
+/// Names of proxies that a log line has room for.
+const NAMED: usize = 5;
 
 /// A response that a proxy refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -78,6 +98,22 @@ impl Proxies {
     #[must_use]
     pub fn list(&self) -> Vec<ProxyStatus> {
         self.table().proxies.values().cloned().collect()
+    }
+
+    /// Who has not acknowledged the trust bundle of this version, or has a certificate that does not lead to this root.
+    #[must_use]
+    pub fn behind(&self, trust_version: &str, root: &[u8]) -> Behind {
+        let table = self.table();
+        let mut behind = Behind { connected: table.proxies.len(), ..Behind::default() };
+        for proxy in table.proxies.values() {
+            if proxy.trust.as_deref() != Some(trust_version) || !proxy.roots.iter().any(|it| **it == *root) {
+                behind.count += 1;
+                if behind.names.len() < NAMED {
+                    behind.names.push(format!("{}/{}", proxy.namespace, proxy.pod));
+                }
+            }
+        }
+        behind
     }
 
     /// How many there are.

@@ -129,6 +129,16 @@ impl Session {
         self.outstanding.as_ref().map(|it| it.sequence)
     }
 
+    /// The version of a resource that the proxy is known to have: acknowledged, or brought along.
+    #[must_use]
+    pub fn acknowledged(&self, name: &ResourceName) -> Option<&Arc<str>> {
+        let outstanding = self.outstanding.as_ref().and_then(|it| it.changes.get(name));
+        match outstanding.map_or_else(|| self.held.get(name), |(before, _)| before.as_ref()) {
+            Some(Holding::Version(version)) => Some(version),
+            Some(Holding::Absence) | None => None,
+        }
+    }
+
     /// The number of the last response.
     #[must_use]
     pub const fn sequence(&self) -> u64 {

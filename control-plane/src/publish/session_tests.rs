@@ -17,7 +17,7 @@ use crate::testing::{all_names, all_workloads, events, random_event, trust_domai
 use crate::translate::Workload;
 
 fn state() -> State {
-    State::new(TrustBundle { trust_domain: trust_domain(), roots: vec![Arc::from([1, 2, 3].as_slice())] })
+    State::new(TrustBundle { trust_domain: trust_domain(), roots: vec![Arc::from([1, 2, 3].as_slice())], generation: 0 })
 }
 
 fn workload(namespace: &str) -> Workload {
@@ -361,7 +361,7 @@ fn every_proxy_ends_up_with_the_newest_state() {
             }
         }
         // Whatever it refused is offered again when it changes; here a new trust bundle and a new look are the change.
-        let dirty = state.set_trust(TrustBundle { trust_domain: trust_domain(), roots: vec![Arc::from([9].as_slice())] });
+        let dirty = state.set_trust(TrustBundle { trust_domain: trust_domain(), roots: vec![Arc::from([9].as_slice())], generation: 0 });
         session.mark(&dirty);
         session.mark_all();
         while let Some(response) = session.respond(&mut state) {

@@ -80,6 +80,11 @@ impl State {
         dirty
     }
 
+    /// The version of the trust bundle.
+    pub fn trust_version(&mut self) -> Option<Arc<str>> {
+        encoded_trust(&mut self.resources, &self.trust).map(|encoded| Arc::clone(&encoded.version))
+    }
+
     /// A resource as `workload` sees it. `None`: it does not exist.
     pub fn find(&mut self, name: &ResourceName, workload: &Workload) -> Option<Arc<Encoded>> {
         let Self { index, resources, trust, .. } = self;
@@ -100,7 +105,7 @@ impl State {
                 let made = translate::address(index, *ip, domain)?;
                 Some(Encoded::new(&Resource::Address(*ip, made), []))
             }),
-            ResourceName::Trust => resources.find(name, None, || Some(Encoded::new(&Resource::Trust(Arc::clone(trust)), []))),
+            ResourceName::Trust => encoded_trust(resources, trust),
             // Every workload has its own, so there is nobody to share it with.
             ResourceName::Inbound => {
                 let made = translate::inbound(index, workload);
@@ -136,6 +141,10 @@ impl State {
         });
         routes.chain(self.mismatched.values().flatten().cloned()).collect()
     }
+}
+
+fn encoded_trust(resources: &mut Resources, trust: &Arc<TrustBundle>) -> Option<Arc<Encoded>> {
+    resources.find(&ResourceName::Trust, None, || Some(Encoded::new(&Resource::Trust(Arc::clone(trust)), [])))
 }
 
 fn keep<K: Ord + Clone, V>(map: &mut BTreeMap<K, Vec<V>>, key: &K, values: Vec<V>) {

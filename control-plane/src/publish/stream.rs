@@ -1,8 +1,10 @@
 //! One proxy's stream: waits here, decides in [`session`](super::session).
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustls_pki_types::CertificateDer;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -12,7 +14,7 @@ use weir_core::names::{Identity, Label, ObjectName};
 use weir_core::snapshot::ResourceName;
 use weir_proto::v1::discovery_request::Kind;
 use weir_proto::v1::{DiscoveryRequest, Hello};
-use weir_tls::Utc;
+use weir_tls::{Roots, Utc};
 
 use super::encode::{describe, parse_name};
 use super::hub::Hub;
@@ -48,14 +50,15 @@ impl Discovery {
     /// `UNAUTHENTICATED` without a client certificate.
     pub fn open(&self, request: Request<Streaming<DiscoveryRequest>>) -> Result<Responses, Status> {
         let peer = request.extensions().get::<Peer>().cloned();
-        let Some(Peer { address, certified: Some((identity, not_after)) }) = peer else {
+        let Some(Peer { address, certified: Some((identity, not_after)), chain }) = peer else {
             return Err(Status::unauthenticated(
                 "Discovery needs a client certificate of the mesh: ask weir.v1.Identity for one, and connect again with it",
             ));
         };
         // One response at a time is on its way, and at most one status after it.
         let (sender, receiver) = mpsc::channel(2);
-        let call = Call { hub: self.hub.clone(), requests: request.into_inner(), sender, address, identity, not_after };
+        let requests = request.into_inner();
+        let call = Call { hub: self.hub.clone(), requests, sender, address, identity, not_after, chain };
         tokio::spawn(call.run());
         Ok(ReceiverStream::new(receiver))
     }
@@ -69,12 +72,13 @@ struct Call {
     address: SocketAddr,
     identity: Identity,
     not_after: SystemTime,
+    chain: Arc<[CertificateDer<'static>]>,
 }
 
 /// What can happen to a stream.
 enum Happened {
     Request(Result<Option<DiscoveryRequest>, Status>),
-    Change(Result<std::sync::Arc<crate::index::Dirty>, broadcast::error::RecvError>),
+    Change(Result<Arc<crate::index::Dirty>, broadcast::error::RecvError>),
     CertificateEnded,
     Stopping,
     Gone,
@@ -105,6 +109,7 @@ impl Call {
             address: self.address.to_string(),
             connected_since: Utc(SystemTime::now()).to_string(),
             certificate_ends: Utc(self.not_after).to_string(),
+            roots: self.roots(),
             ..ProxyStatus::default()
         };
         tracing::info!(namespace = %status.namespace, pod = %status.pod, peer = %self.address, "a proxy connected");
@@ -113,6 +118,13 @@ impl Call {
         // Names that only a newer or older proxy knows are of no use to either side.
         let held = hello.held.into_iter().filter_map(|held| Some((parse_name(&held.name?).ok()?, held.version)));
         Ok((Session::new(workload, held), entry))
+    }
+
+    /// The roots that the proxy's certificate leads to, of those that count now: a rotation waits until it is the new one.
+    fn roots(&self) -> Vec<Arc<[u8]>> {
+        let trust = Arc::clone(self.hub.state().trust());
+        let Ok(roots) = Roots::from_der(trust.trust_domain.clone(), &trust.roots) else { return Vec::new() };
+        roots.led_to(&self.chain, SystemTime::now()).into_iter().map(|root| root.as_ref().into()).collect()
     }
 
     async fn serve(&mut self, session: &mut Session, entry: &Entry) -> Status {
@@ -157,6 +169,7 @@ impl Call {
             status.subscriptions = session.subscribed().len();
             status.sent = session.sequence();
             status.awaiting = session.awaiting();
+            status.trust = session.acknowledged(&ResourceName::Trust).cloned();
             status.refused = session.standing_refusal().map(|refusal| RefusedResponse {
                 sequence: refusal.sequence,
                 resource: refusal.name.as_ref().map(describe),

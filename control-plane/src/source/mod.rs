@@ -1,13 +1,14 @@
 //! Where the objects come from.
 //!
 //! A source sends [`Batch`]es: events that belong together, what is wrong at the moment, and a way to find where an object is
-//! written. [`dir`] watches a directory. An API server would send the same batches, so nothing behind this line changes when it
-//! comes.
+//! written. [`dir`] watches a directory, [`kube`] an API server.
 
 pub mod dir;
+pub mod kube;
 
 use crate::diagnostics::{Diagnostic, Locate};
 use crate::index::Event;
+use crate::kube::status::RouteObject;
 
 /// What a source saw at one time.
 pub struct Batch {
@@ -17,6 +18,8 @@ pub struct Batch {
     pub diagnostics: Vec<Diagnostic>,
     /// Finds where an object's field is written.
     pub locate: Locate,
+    /// The routes among the events as the API server has them, for whoever writes their status. A directory has none.
+    pub routes: Vec<RouteObject>,
 }
 
 impl std::fmt::Debug for Batch {

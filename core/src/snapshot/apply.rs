@@ -153,7 +153,7 @@ mod tests {
 
     fn trust(domain: &str, roots: &[&[u8]]) -> Resource {
         let roots = roots.iter().map(|it| Arc::from(*it)).collect();
-        Resource::Trust(Arc::new(TrustBundle { trust_domain: domain.parse().unwrap(), roots }))
+        Resource::Trust(Arc::new(TrustBundle { trust_domain: domain.parse().unwrap(), roots, generation: 0 }))
     }
 
     fn set(resources: Vec<Resource>) -> Update {

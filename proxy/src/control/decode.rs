@@ -82,7 +82,9 @@ pub fn resource(wire: &v1::Resource) -> Result<(Resource, Arc<str>), Invalid> {
         v1::resource::Body::Endpoints(it) => endpoints(it).map(|it| Resource::Endpoints(Arc::new(it))),
         v1::resource::Body::Address(it) => address(it).map(|(ip, target)| Resource::Address(ip, target)),
         v1::resource::Body::Inbound(it) => inbound(it).map(|it| Resource::Inbound(Arc::new(it))),
-        v1::resource::Body::Trust(it) => trust_bundle(&it.trust_domain, &it.roots).map(|it| Resource::Trust(Arc::new(it))),
+        v1::resource::Body::Trust(it) => {
+            trust_bundle(&it.trust_domain, &it.roots, it.generation).map(|it| Resource::Trust(Arc::new(it)))
+        }
     };
     let resource = resource.map_err(of_this)?;
     let found = resource.name();
@@ -142,9 +144,9 @@ pub fn describe(name: &ResourceName) -> String {
 /// # Errors
 ///
 /// A trust domain that is none.
-pub fn trust_bundle<R: AsRef<[u8]>>(trust_domain: &str, roots: &[R]) -> Result<TrustBundle, Invalid> {
+pub fn trust_bundle<R: AsRef<[u8]>>(trust_domain: &str, roots: &[R], generation: u64) -> Result<TrustBundle, Invalid> {
     let trust_domain: TrustDomain = parse("trust_domain", trust_domain)?;
-    Ok(TrustBundle { trust_domain, roots: roots.iter().map(|root| Arc::from(root.as_ref())).collect() })
+    Ok(TrustBundle { trust_domain, roots: roots.iter().map(|root| Arc::from(root.as_ref())).collect(), generation })
 }
 
 fn service(wire: &v1::Service) -> Result<Service, Invalid> {

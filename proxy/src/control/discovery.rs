@@ -21,8 +21,13 @@ use super::{Control, Never, publish};
 use crate::logging::LastSaid;
 use crate::shared::Shared;
 
-/// Waits between streams. The first is up to a second, at random: a restarted control plane is not met by everybody at once.
-const RECONNECT: Backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_secs(5) };
+/// Waits between streams while a failure is young: a control plane that restarts, or of which another replica takes over, is
+/// there again within seconds. At random, so that it is not met by everybody at once.
+const RECONNECT_SOON: Backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_millis(500) };
+/// How long a failure is young.
+const YOUNG: Duration = Duration::from_secs(5);
+/// Waits after that.
+const RECONNECT: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(5) };
 /// A stream that lived this long was a good one, and the next failure is the first again.
 const GOOD_STREAM: Duration = Duration::from_secs(30);
 /// Time for the control plane to accept a stream.
@@ -31,6 +36,8 @@ const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
 const HEALTHY_TICK: Duration = Duration::from_secs(1);
 /// A stream changes to the new certificate this long before the end of its own, or a tenth of its life before.
 const CERTIFICATE_MARGIN: Duration = Duration::from_secs(60);
+/// A certificate that the control plane does not take is renewed at most this often.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(10);
 /// The largest response. A proxy that calls a thousand services with ten endpoints and ten rules each is told so in about 5 MiB.
 const MAX_RESPONSE: usize = 64 << 20;
 /// Names in one Subscribe: well within what a gRPC server takes by default, 4 MiB.
@@ -44,7 +51,8 @@ pub(super) async fn run(control: &Control) -> Never {
     let mut rng = fastrand::Rng::new();
     let said = LastSaid::default();
     let mut tls_changed = control.tls_changed.subscribe();
-    let mut failures: u32 = 0;
+    let mut trouble = Trouble::default();
+    let mut renewed = None;
     loop {
         while shared.tls.load().is_none() {
             let _ = tls_changed.changed().await;
@@ -54,25 +62,48 @@ pub(super) async fn run(control: &Control) -> Never {
         shared.control.set_connected(false);
         if matches!(error, Ended::OldCertificate) {
             tracing::debug!("{error}");
-            failures = 0;
+            trouble = Trouble::default();
             continue;
         }
         if began.elapsed() >= GOOD_STREAM {
-            failures = 0;
+            trouble = Trouble::default();
         }
-        failures = failures.saturating_add(1);
+        if error.blames_certificate() && renewed.is_none_or(|at: Instant| at.elapsed() >= RENEWAL_PAUSE) {
+            tracing::info!("the control plane does not take the certificate any more, so it is renewed now");
+            renewed = Some(Instant::now());
+            control.renew_now.notify_one();
+        }
+        let wait = trouble.wait(Instant::now(), &mut rng);
         if said.is_news(&error.key()) {
             tracing::warn!("the control plane is not followed, the last configuration serves on: {error}");
         } else {
             tracing::debug!("not followed still: {error}");
         }
         tls_changed.mark_unchanged();
-        // 1: up to 400 ms, 2: up to 800 ms, and so on.
-        let wait = RECONNECT.delay(failures.saturating_add(2), &mut rng);
         tokio::select! {
             () = sleep(wait) => {}
             _ = tls_changed.changed() => {}
         }
+    }
+}
+
+/// How long the control plane has not been followed, and how often that was tried in vain since the failure was young.
+#[derive(Debug, Default)]
+struct Trouble {
+    since: Option<Instant>,
+    failures: u32,
+}
+
+impl Trouble {
+    /// One more failure: the wait before the next try.
+    fn wait(&mut self, now: Instant, rng: &mut fastrand::Rng) -> Duration {
+        let since = *self.since.get_or_insert(now);
+        if now.saturating_duration_since(since) < YOUNG {
+            // The whole range from the first time on.
+            return RECONNECT_SOON.delay(u32::MAX, rng);
+        }
+        self.failures = self.failures.saturating_add(1);
+        RECONNECT.delay(self.failures, rng)
     }
 }
 
@@ -96,6 +127,12 @@ enum Ended {
 }
 
 impl Ended {
+    /// Whether the other side's TLS ended the connection. It does so when it has seen our certificate, which is after the
+    /// handshake is done for us; what it does not like can only be the certificate.
+    fn blames_certificate(&self) -> bool {
+        matches!(self, Self::Broke(reason) if reason.contains("fatal alert"))
+    }
+
     /// The failure without what differs each time, to tell whether it is news.
     fn key(&self) -> String {
         match self {
@@ -152,7 +189,7 @@ async fn follow(control: &Control, said: &LastSaid) -> Result<Never, Ended> {
             }
             () = shared.demand.added() => asker.subscribe(shared).await?,
             _ = healthy.tick() => {
-                if outlived(&credentials, shared) {
+                if outlived(&credentials, control) {
                     return Err(Ended::OldCertificate);
                 }
                 if current {
@@ -163,12 +200,16 @@ async fn follow(control: &Control, said: &LastSaid) -> Result<Never, Ended> {
     }
 }
 
-/// Whether the certificate of a stream ends soon, when the control plane would end the stream, and there is a new one.
-fn outlived(credentials: &Credentials, shared: &Shared) -> bool {
+/// Whether there is a new certificate, and that of a stream ends soon, when the control plane would end the stream; or leads to a
+/// root that is to be retired, and the control plane waits to see the new one.
+fn outlived(credentials: &Credentials, control: &Control) -> bool {
     let validity = credentials.validity;
     let soon = (validity.lifetime() / 10).min(CERTIFICATE_MARGIN);
-    let renewed = || shared.tls.load().as_ref().is_some_and(|tls| tls.credentials.serial != credentials.serial);
-    validity.remaining(SystemTime::now()) <= soon && renewed()
+    let renewed = control.shared.tls.load_full().filter(|tls| tls.credentials.serial != credentials.serial);
+    renewed.is_some_and(|tls| {
+        let ends = validity.remaining(SystemTime::now()) <= soon;
+        ends || (control.is_outdated(credentials) && !control.is_outdated(&tls.credentials))
+    })
 }
 
 fn hello(shared: &Shared) -> v1::Hello {
@@ -228,9 +269,9 @@ fn apply(control: &Control, response: &v1::DiscoveryResponse) -> Result<(), Refu
     // Only what is new: the roots in force may be younger than a bundle that came long ago. Roots that are no certificates are
     // found out here, before anything is in force.
     if next.trust() != before.trust()
-        && let Some(roots) = super::announced_roots(&next)?
+        && let Some((roots, generation)) = super::announced_roots(&next)?
     {
-        control.adopt_roots(&roots)?;
+        control.adopt_roots(&roots, generation)?;
     }
     publish(shared, next);
     control.store.note(response);
@@ -255,6 +296,25 @@ fn answer(control: &Control, sequence: u64, applied: Result<(), Refused>) -> Kin
                 Refused::Rejected(_) => None,
             };
             Kind::Nack(v1::Nack { sequence, reason: error.to_string(), name })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_young_failure_is_tried_again_soon_and_an_old_one_ever_more_rarely() {
+        let (mut trouble, mut rng) = (Trouble::default(), fastrand::Rng::with_seed(7));
+        let start = Instant::now();
+        for ms in [0, 400, 2000, 4999] {
+            let wait = trouble.wait(start + Duration::from_millis(ms), &mut rng);
+            assert!((50..=500).contains(&wait.as_millis()), "{wait:?}");
+        }
+        for (at, most) in [(5, 1), (6, 2), (8, 4), (12, 5), (17, 5), (1000, 5)] {
+            let wait = trouble.wait(start + Duration::from_secs(at), &mut rng);
+            assert!(wait >= Duration::from_millis(500) && wait <= Duration::from_secs(most), "{at}: {wait:?}");
         }
     }
 }

@@ -23,6 +23,10 @@ const FIRST: Backoff = Backoff { base: Duration::from_millis(200), max: Duration
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The clock is looked at this often while waiting for the day of renewal: clocks jump, and machines sleep.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
+/// A new root makes every proxy of the mesh renew within this time, or a twentieth of a certificate's life.
+const RENEWAL_SPREAD: Duration = Duration::from_secs(60);
+/// The least wait of that kind.
+const LEAST_WAIT: Duration = Duration::from_millis(200);
 /// A token is a few kilobytes at most; another file behind the setting is not read into memory.
 const MAX_TOKEN: u64 = 64 * 1024;
 
@@ -34,17 +38,17 @@ pub(super) async fn run(control: &Control) -> Never {
     // The start of a saved certificate is when it was obtained, near enough.
     let saved = control.shared.tls.load().as_ref().map(|tls| tls.credentials.validity);
     if let Some(validity) = saved {
-        until(control, validity.renew_at(Purpose::Leaf, validity.not_before, &mut rng)).await;
+        until(control, validity.renew_at(Purpose::Leaf, validity.not_before, &mut rng), &mut rng).await;
     }
     loop {
-        match obtain(&control.shared).await.and_then(|(credentials, roots)| Ok(control.adopt(credentials, roots)?)) {
+        match obtain(&control.shared).await.and_then(|(credentials, roots, of)| Ok(control.adopt(credentials, roots, of)?)) {
             Ok(()) => {
                 failures = 0;
                 succeeded(&control.shared, &said);
                 let obtained = SystemTime::now();
                 let validity = control.shared.tls.load().as_ref().map(|tls| tls.credentials.validity);
                 if let Some(validity) = validity {
-                    until(control, validity.renew_at(Purpose::Leaf, obtained, &mut rng)).await;
+                    until(control, validity.renew_at(Purpose::Leaf, obtained, &mut rng), &mut rng).await;
                 }
             }
             Err(error) => {
@@ -90,19 +94,39 @@ fn failed(shared: &Shared, said: &LastSaid, error: &NoCertificate) {
     }
 }
 
-/// Waits for a moment of the wall clock, or for somebody to say that the certificate must be renewed now.
-async fn until(control: &Control, moment: SystemTime) {
-    let reached = async {
-        while let Ok(left) = moment.duration_since(SystemTime::now()) {
-            if left.is_zero() {
-                break;
+/// Waits for a moment of the wall clock, or for somebody to say that the certificate must be renewed now, or for a root that it
+/// does not lead to and new ones do: then it is renewed soon, not by all proxies at once.
+async fn until(control: &Control, moment: SystemTime, rng: &mut fastrand::Rng) {
+    let mut changed = control.tls_changed.subscribe();
+    let mut soon = None;
+    loop {
+        changed.mark_unchanged();
+        let tls = control.shared.tls.load_full();
+        match tls.filter(|tls| control.is_outdated(&tls.credentials)) {
+            None => soon = None,
+            Some(tls) if soon.is_none() => {
+                let wait = (tls.credentials.validity.lifetime() / 20).min(RENEWAL_SPREAD).mul_f64(rng.f64());
+                tracing::info!(?wait, "the mesh has a new root that signs, so the certificate is renewed");
+                // Not at once again, should a replica that lags behind have signed it.
+                soon = SystemTime::now().checked_add(wait.max(LEAST_WAIT));
             }
-            sleep(left.min(CLOCK_CHECK)).await;
+            Some(_) => {}
         }
-    };
-    tokio::select! {
-        () = reached => {}
-        () = control.renew_now.notified() => {}
+        let moment = soon.map_or(moment, |soon| soon.min(moment));
+        tokio::select! {
+            () = reached(moment) => return,
+            () = control.renew_now.notified() => return,
+            _ = changed.changed() => {}
+        }
+    }
+}
+
+async fn reached(moment: SystemTime) {
+    while let Ok(left) = moment.duration_since(SystemTime::now()) {
+        if left.is_zero() {
+            break;
+        }
+        sleep(left.min(CLOCK_CHECK)).await;
     }
 }
 
@@ -139,7 +163,7 @@ impl NoCertificate {
 }
 
 /// Makes a key, has it certified, and checks what comes back.
-pub(super) async fn obtain(shared: &Shared) -> Result<(Credentials, Roots), NoCertificate> {
+pub(super) async fn obtain(shared: &Shared) -> Result<(Credentials, Roots, u64), NoCertificate> {
     let settings = &shared.settings;
     let token = token(settings)?;
     let KeyRequest { key, csr_der } = KeyRequest::generate()?;
@@ -156,16 +180,19 @@ pub(super) async fn obtain(shared: &Shared) -> Result<(Credentials, Roots), NoCe
     let chain = answer.chain.iter().map(|der| der.to_vec().into()).collect();
     let credentials = Credentials::new(chain, key)?;
     let roots = answer.roots.unwrap_or_default();
+    let generation = roots.generation;
     let (credentials, roots) = check(settings, credentials, &roots)?;
-    let roots = newer(shared, &credentials, roots);
-    Ok((credentials, roots))
+    let (roots, generation) = newer(shared, &credentials, (roots, generation));
+    Ok((credentials, roots, generation))
 }
 
-/// The bundle that the stream announced, unless it does not know who signed the new certificate: then it is the older one. What
-/// comes with a certificate may be from a replica that lags behind.
-fn newer(shared: &Shared, credentials: &Credentials, came_along: Roots) -> Roots {
+/// The bundle that the stream announced, unless what came along is younger, or the announced one does not know who signed the new
+/// certificate: then it must be the older one. What comes with a certificate may be from a replica that lags behind.
+fn newer(shared: &Shared, credentials: &Credentials, came_along: (Roots, u64)) -> (Roots, u64) {
     let announced = super::announced_roots(&shared.snapshot.load()).ok().flatten();
-    announced.filter(|roots| roots.verify(credentials, SystemTime::now()).is_ok()).unwrap_or(came_along)
+    let counts =
+        |(roots, generation): &(Roots, u64)| *generation >= came_along.1 && roots.verify(credentials, SystemTime::now()).is_ok();
+    announced.filter(counts).unwrap_or(came_along)
 }
 
 fn check(settings: &Settings, credentials: Credentials, roots: &v1::TrustRoots) -> Result<(Credentials, Roots), NoCertificate> {

@@ -8,8 +8,10 @@ mod connect;
 pub mod decode;
 mod discovery;
 mod identity;
+mod redirection;
 mod state;
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
@@ -19,7 +21,7 @@ use std::time::SystemTime;
 
 use tokio::sync::{Notify, watch};
 use weir_core::rotation::State;
-use weir_core::snapshot::{ResourceName, Snapshot};
+use weir_core::snapshot::{ResourceName, Snapshot, TrustBundle};
 use weir_tls::{ClientAuth, Credentials, Roots, TlsError, Utc, alpn, server_config};
 
 use crate::admin;
@@ -36,6 +38,8 @@ struct Control {
     tls_changed: watch::Sender<u64>,
     /// The certificate has to be renewed now, whatever its age.
     renew_now: Notify,
+    /// Which bundle the roots in force are, as the control plane counts them; 0: it does not say.
+    roots_generation: Cell<u64>,
 }
 
 /// Puts what an earlier process saved into force, as far as it is still good.
@@ -61,20 +65,27 @@ pub(crate) fn restore(shared: &Shared, saved: Saved) -> Store {
     store
 }
 
-/// Starts the thread. `admin` is the listener of the admin page.
+/// Starts the thread. `admin` are the listeners of the admin page.
 ///
 /// # Errors
 ///
 /// When the operating system gives no thread or no runtime.
-pub(crate) fn start(shared: Arc<Shared>, store: Store, admin: TcpListener) -> io::Result<JoinHandle<()>> {
+pub(crate) fn start(shared: Arc<Shared>, store: Store, admin: Vec<TcpListener>) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let control = Control { shared, store, tls_changed: watch::Sender::new(0), renew_now: Notify::new() };
+    let control =
+        Control { shared, store, tls_changed: watch::Sender::new(0), renew_now: Notify::new(), roots_generation: Cell::new(0) };
+    control.restore_generation();
     std::thread::Builder::new().name("weir-control".into()).spawn(move || {
         runtime.block_on(async {
             let admin = admin::serve(Arc::clone(&control.shared), admin);
             let workload = &control.shared.settings.workload;
-            let parts = async { tokio::join!(identity::run(&control), discovery::run(&control), control.store.run(workload)) };
+            let redirection = redirection::watch(&control.shared);
+            let parts = async {
+                tokio::join!(identity::run(&control), discovery::run(&control), control.store.run(workload), redirection)
+            };
+            let mut ending = control.shared.lifecycle.ending();
             tokio::select! {
+                _ = ending.wait_for(|ending| *ending) => {}
                 _ = parts => {}
                 Err(error) = admin => tracing::error!("the admin page cannot go on: {error}"),
             }
@@ -84,8 +95,17 @@ pub(crate) fn start(shared: Arc<Shared>, store: Store, admin: TcpListener) -> io
 
 impl Control {
     /// Puts a certificate and roots into force and has them saved. Connections that are open stay as they are.
-    fn adopt(&self, credentials: Credentials, roots: Roots) -> Result<(), TlsError> {
+    fn adopt(&self, credentials: Credentials, roots: Roots, roots_generation: u64) -> Result<(), TlsError> {
+        // A replica of the control plane that lags behind takes no root away that a younger bundle brought.
+        let newer = self.shared.tls.load_full().filter(|tls| {
+            roots_generation < self.roots_generation.get() && tls.roots.verify(&credentials, SystemTime::now()).is_ok()
+        });
+        let (roots, roots_generation) = match newer {
+            Some(tls) => (tls.roots.clone(), self.roots_generation.get()),
+            None => (roots, roots_generation),
+        };
         let generation = adopt(&self.shared, credentials, roots)?;
+        self.roots_generation.set(roots_generation);
         self.tls_changed.send_replace(generation);
         if let Some(tls) = self.shared.tls.load().as_deref() {
             self.store.save_identity(&tls.credentials, &tls.roots);
@@ -94,9 +114,10 @@ impl Control {
     }
 
     /// Puts other roots into force, with the certificate that there is. Without one the roots come with it.
-    fn adopt_roots(&self, roots: &Roots) -> Result<(), TlsError> {
+    fn adopt_roots(&self, roots: &Roots, roots_generation: u64) -> Result<(), TlsError> {
         let Some(tls) = self.shared.tls.load_full() else { return Ok(()) };
         if tls.roots == *roots {
+            self.roots_generation.set(roots_generation.max(self.roots_generation.get()));
             return Ok(());
         }
         tracing::info!(roots = roots.ders().len(), "the mesh's roots changed");
@@ -104,7 +125,25 @@ impl Control {
             tracing::warn!("the certificate does not fit the new roots and is renewed now: {error}");
             self.renew_now.notify_one();
         }
-        self.adopt(tls.credentials.clone(), roots.clone())
+        self.adopt(tls.credentials.clone(), roots.clone(), roots_generation)
+    }
+
+    /// What was saved says of its bundle which one it was; the control plane does not send it again.
+    fn restore_generation(&self) {
+        let announced = announced_roots(&self.shared.snapshot.load()).ok().flatten();
+        let in_force = self.shared.tls.load_full();
+        if let Some((_, generation)) = announced.filter(|(roots, _)| in_force.is_some_and(|tls| tls.roots == *roots)) {
+            self.roots_generation.set(generation);
+        }
+    }
+
+    /// Whether certificates are signed under another root now than the one that `credentials` lead to. The one that they lead to
+    /// will be retired as soon as nobody needs it.
+    fn is_outdated(&self, credentials: &Credentials) -> bool {
+        let Some(tls) = self.shared.tls.load_full() else { return false };
+        let (true, [signs, _, ..]) = (self.roots_generation.get() > 0, tls.roots.ders()) else { return false };
+        let signs = Roots::from_der(tls.roots.trust_domain().clone(), [signs]);
+        signs.is_ok_and(|signs| signs.verify(credentials, SystemTime::now()).is_err())
     }
 }
 
@@ -118,10 +157,10 @@ fn adopt(shared: &Shared, credentials: Credentials, roots: Roots) -> Result<u64,
     Ok(generation)
 }
 
-/// The roots of a snapshot's trust bundle.
-fn announced_roots(snapshot: &Snapshot) -> Result<Option<Roots>, TlsError> {
-    let bundle = snapshot.trust();
-    bundle.map(|bundle| Roots::from_der(bundle.trust_domain.clone(), &bundle.roots)).transpose()
+/// The roots of a snapshot's trust bundle, and its generation.
+fn announced_roots(snapshot: &Snapshot) -> Result<Option<(Roots, u64)>, TlsError> {
+    let roots = |bundle: &TrustBundle| Roots::from_der(bundle.trust_domain.clone(), &bundle.roots);
+    snapshot.trust().map(|bundle| roots(bundle).map(|roots| (roots, bundle.generation))).transpose()
 }
 
 /// Makes a snapshot the one in force and tells those who wait.

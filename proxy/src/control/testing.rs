@@ -164,7 +164,8 @@ impl Identity for Service {
             Certify::Refuse(status) => Err(status),
             Certify::Sign { identity, life } => {
                 let leaf = self.ca.sign(&csr.public_key, &identity, Duration::minutes(-5), life);
-                let roots = v1::TrustRoots { trust_domain: "cluster.local".into(), roots: vec![self.ca.der().into()] };
+                let roots =
+                    v1::TrustRoots { trust_domain: "cluster.local".into(), roots: vec![self.ca.der().into()], generation: 0 };
                 Ok(Response::new(v1::CertifyResponse {
                     chain: vec![leaf.into()],
                     roots: Some(roots),
@@ -261,7 +262,13 @@ impl Place {
         let saved = Saved::load(&settings);
         let shared = Arc::new(Shared::new(settings, Metrics::new().unwrap()));
         let store = super::restore(&shared, saved);
-        Control { shared, store, tls_changed: tokio::sync::watch::Sender::new(0), renew_now: tokio::sync::Notify::new() }
+        Control {
+            shared,
+            store,
+            tls_changed: tokio::sync::watch::Sender::new(0),
+            renew_now: tokio::sync::Notify::new(),
+            roots_generation: std::cell::Cell::new(0),
+        }
     }
 }
 

@@ -29,8 +29,8 @@ fn service(version: &str) -> v1::Resource {
 }
 
 fn trust(version: &str, roots: &[Vec<u8>]) -> v1::Resource {
-    let bundle =
-        v1::TrustBundle { trust_domain: "cluster.local".into(), roots: roots.iter().map(|root| root.clone().into()).collect() };
+    let roots = roots.iter().map(|root| root.clone().into()).collect();
+    let bundle = v1::TrustBundle { trust_domain: "cluster.local".into(), roots, generation: 0 };
     v1::Resource {
         name: Some(name(v1::ResourceKind::Trust, "")),
         version: version.into(),

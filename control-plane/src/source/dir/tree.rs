@@ -111,7 +111,7 @@ impl Tree {
         }
         let events = difference(&self.served, &served);
         self.served = Arc::new(served);
-        Batch { events, diagnostics, locate: self.locate() }
+        Batch { events, diagnostics, locate: self.locate(), routes: Vec::new() }
     }
 
     fn locate(&self) -> Locate {

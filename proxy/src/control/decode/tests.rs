@@ -278,7 +278,11 @@ impl Chaos {
                     service: it.some(Self::backend),
                 }),
             })),
-            4 => Some(Body::Trust(v1::TrustBundle { trust_domain: self.text(), roots: self.list(|it| it.text().into()) })),
+            4 => Some(Body::Trust(v1::TrustBundle {
+                trust_domain: self.text(),
+                roots: self.list(|it| it.text().into()),
+                generation: self.number().into(),
+            })),
             _ => None,
         };
         v1::Resource { name: self.some(Self::name), version: self.text(), body }

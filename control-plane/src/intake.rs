@@ -1,0 +1,73 @@
+//! Takes what the source sends, and tells everybody concerned.
+
+use tokio::sync::mpsc;
+
+use crate::index::Event;
+use crate::objects::{Kind, ObjectKey};
+use crate::run::Shared;
+use crate::source::Batch;
+use crate::translate::RouteStatus;
+use weir_core::route::{RouteKind, RouteRef};
+
+/// Takes batches as they come.
+pub(crate) async fn follow(mut batches: mpsc::Receiver<Batch>, shared: Shared) {
+    while let Some(batch) = batches.recv().await {
+        take(batch, &shared);
+        shared.set_read();
+    }
+}
+
+fn take(batch: Batch, shared: &Shared) {
+    let (hub, metrics) = (&shared.hub, shared.hub.metrics());
+    let Batch { events, diagnostics, locate, routes } = batch;
+    let gone: Vec<RouteRef> = events.iter().filter_map(gone_route).collect();
+    let changes = events.len();
+    let applied = hub.apply(events);
+    metrics.changes.inc();
+    let (objects, mut problems) = {
+        let state = hub.state();
+        (state.index().len(), state.problems())
+    };
+    if shared.cluster_statuses().is_some() {
+        // Slices follow their Service by themselves there, always a moment later: that is no mistake of anybody's.
+        problems.retain(|(key, _)| key.kind != Kind::EndpointSlice);
+    }
+    metrics.objects.set(i64::try_from(objects).unwrap_or(i64::MAX));
+    shared.diagnostics().replace(&diagnostics, &problems, &locate, metrics);
+    if changes > 0 {
+        // In a cluster something changes every second, and most of it concerns nobody.
+        if shared.cluster_statuses().is_some() && shared.is_ready() {
+            tracing::debug!(changes, objects, "took a change of the source");
+        } else {
+            tracing::info!(changes, objects, "took a change of the source");
+        }
+    }
+    if let Some(statuses) = shared.cluster_statuses() {
+        statuses.update(routes, gone.iter(), applied.statuses.iter().map(|(route, _)| route));
+    }
+    for (route, status) in &applied.statuses {
+        say(route, status.as_ref());
+    }
+}
+
+fn say(route: &RouteRef, status: Option<&RouteStatus>) {
+    let Some(status) = status else {
+        tracing::info!(%route, "route status: gone");
+        return;
+    };
+    for parent in &status.parents {
+        let summary: Vec<String> =
+            parent.conditions.iter().map(|it| format!("{}={} ({})", it.kind, it.status, it.reason)).collect();
+        tracing::info!(%route, parent = parent.parent, "route status: {}", summary.join(", "));
+    }
+}
+
+fn gone_route(event: &Event) -> Option<RouteRef> {
+    let Event::Delete(ObjectKey { kind, namespace, name }) = event else { return None };
+    let kind = match kind {
+        Kind::HttpRoute => RouteKind::Http,
+        Kind::GrpcRoute => RouteKind::Grpc,
+        Kind::Namespace | Kind::Pod | Kind::Service | Kind::EndpointSlice => return None,
+    };
+    Some(RouteRef { kind, namespace: namespace.parse().ok()?, name: name.parse().ok()? })
+}
