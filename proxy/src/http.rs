@@ -1,21 +1,26 @@
 //! What both directions share of HTTP: serving a connection, and the headers that belong to one hop only.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use tokio::time::sleep;
 
-use crate::body::Body;
+use crate::body::{Body, BodyError};
 use crate::io::local::LocalExecutor;
 
 /// A request's head may have this many bytes: what common servers admit, several times over.
@@ -39,6 +44,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes of a stream's answer that may wait to be sent.
 const MAX_SEND_BUFFER: usize = 128 * 1024;
 
+/// How long a drain waits for a connection that carries no request: for a first one of which the head has begun to come, or for a
+/// client on HTTP/2 to take notice. One that is gone would hold the drain to its end otherwise.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
 /// Serves an HTTP/1 connection until it ends. When `drain` turns true the request under way is finished and the connection closed.
 ///
 /// # Errors
@@ -50,7 +59,10 @@ where
     F: Fn(Request<Incoming>) -> Fut + 'static,
     Fut: Future<Output = Response<Body>> + 'static,
 {
+    let requests = Requests::default();
+    let counted = requests.clone();
     let service = service_fn(move |request| {
+        let _ = counted.begin();
         let answer = handler(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
@@ -67,8 +79,13 @@ where
         ended = connection.as_mut() => return ended,
         _ = drain.wait_for(|draining| *draining) => {}
     }
+    // Closes the connection between two requests, or after the one under way. Before the first one it waits for it.
     connection.as_mut().graceful_shutdown();
-    connection.await
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = sleep(DRAIN_GRACE), if requests.begun() == 0 => {}
+    }
+    if requests.begun() == 0 { Ok(()) } else { connection.await }
 }
 
 /// Serves an HTTP/2 connection until it ends. When `drain` turns true the client is told with a GOAWAY, and the streams under way
@@ -83,9 +100,15 @@ where
     F: Fn(Request<Incoming>) -> Fut + 'static,
     Fut: Future<Output = Response<Body>> + 'static,
 {
+    let requests = Requests::default();
+    let counted = requests.clone();
     let service = service_fn(move |request| {
+        if request.method() == Method::CONNECT {
+            counted.tunnels();
+        }
+        let under_way = counted.begin();
         let answer = handler(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move { Ok::<_, Infallible>(answer.await.map(|body| Counted { body, _under_way: under_way })) }
     });
     let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
@@ -105,8 +128,79 @@ where
         ended = connection.as_mut() => return ended,
         _ = drain.wait_for(|draining| *draining) => {}
     }
+    let begun = requests.begun();
+    let was_idle = requests.under_way() == 0 && !requests.0.tunnels.get();
     connection.as_mut().graceful_shutdown();
-    connection.await
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = sleep(DRAIN_GRACE), if was_idle => {}
+    }
+    // Whoever has used it since is alive and hears of the end.
+    if was_idle && requests.begun() == begun { Ok(()) } else { connection.await }
+}
+
+/// The requests of one connection.
+#[derive(Clone, Default)]
+struct Requests(Rc<RequestCounts>);
+
+#[derive(Default)]
+struct RequestCounts {
+    begun: Cell<u64>,
+    under_way: Cell<u64>,
+    /// Whether a stream has become a tunnel, of which no answer's body says when it ends.
+    tunnels: Cell<bool>,
+}
+
+impl Requests {
+    fn begun(&self) -> u64 {
+        self.0.begun.get()
+    }
+
+    fn under_way(&self) -> u64 {
+        self.0.under_way.get()
+    }
+
+    fn tunnels(&self) {
+        self.0.tunnels.set(true);
+    }
+
+    /// One more, under way for as long as what is returned lives.
+    fn begin(&self) -> UnderWay {
+        self.0.begun.set(self.begun() + 1);
+        self.0.under_way.set(self.under_way() + 1);
+        UnderWay(Rc::clone(&self.0))
+    }
+}
+
+struct UnderWay(Rc<RequestCounts>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.set(self.0.under_way.get().saturating_sub(1));
+    }
+}
+
+/// An answer's body that keeps its request under way to its end.
+struct Counted {
+    body: Body,
+    _under_way: UnderWay,
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Who calls, as mutual TLS has proved it. One that a client sends is always removed.

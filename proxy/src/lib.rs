@@ -21,6 +21,7 @@ mod logging;
 mod metrics;
 mod outbound;
 mod pool;
+mod probe;
 mod process;
 mod settings;
 mod shared;

@@ -8,9 +8,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
 use crate::control::{self, Saved};
+use crate::listen::ListenError;
 use crate::metrics::Metrics;
 use crate::settings::{Asked, BadUsage, Settings};
 use crate::shared::Shared;
@@ -21,8 +22,10 @@ use crate::{admin, init, logging, worker};
 const THREAD_CHECK: Duration = Duration::from_millis(500);
 /// How often a drain looks at what is still open.
 const DRAIN_CHECK: Duration = Duration::from_millis(50);
-/// A drain is over when nothing has been open for this long: connections that were being accepted count as well.
-const DRAIN_QUIET: Duration = Duration::from_millis(200);
+/// Threads that have been told to end are waited for so long: each only lets go of what it holds.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often they are looked at.
+const END_CHECK: Duration = Duration::from_millis(5);
 
 /// Runs the proxy until it has drained, failed or was told to end at once.
 #[must_use]
@@ -56,7 +59,7 @@ pub fn main() -> ExitCode {
 #[derive(Debug, thiserror::Error)]
 enum Failed {
     #[error("{0}")]
-    Admin(#[from] admin::CannotListen),
+    Admin(#[from] ListenError),
     #[error("{0}")]
     Worker(String),
     #[error("the metrics cannot be set up: {0}")]
@@ -88,7 +91,10 @@ fn run(settings: Settings) -> Result<ExitCode, Failed> {
         workers = settings.workers.get(),
         "started"
     );
-    runtime.block_on(until_the_end(&shared, signals, &workers, &control))
+    let code = runtime.block_on(until_the_end(&shared, signals, &workers, &control))?;
+    shared.lifecycle.end();
+    runtime.block_on(threads_ended(&workers, &control));
+    Ok(code)
 }
 
 fn start_workers(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, Failed> {
@@ -108,7 +114,7 @@ async fn until_the_end(
     tokio::select! {
         name = signals.next() => {
             tracing::info!("{name}: draining for at most {:?}; a second signal ends at once", shared.settings.drain_timeout);
-            shared.lifecycle.drain();
+            shared.lifecycle.leave();
         }
         _ = draining.wait_for(|draining| *draining) => tracing::info!("draining on request"),
         name = thread_end(workers, control) => return Err(Failed::ThreadEnded(name)),
@@ -157,25 +163,41 @@ async fn thread_end(workers: &[JoinHandle<()>], control: &JoinHandle<()>) -> &'s
     }
 }
 
+/// Returns when the threads have ended, or do not in time.
+async fn threads_ended(workers: &[JoinHandle<()>], control: &JoinHandle<()>) {
+    let ended = async {
+        while !workers.iter().chain([control]).all(JoinHandle::is_finished) {
+            sleep(END_CHECK).await;
+        }
+    };
+    if timeout(END_TIMEOUT, ended).await.is_err() {
+        tracing::debug!("not every thread has ended in time");
+    }
+}
+
 /// Returns when nothing is open any more, or the time is over.
 async fn drained(shared: &Shared) {
+    let Settings { drain_delay, drain_quiet, .. } = shared.settings;
     let quiet = async {
+        // Connections that come meanwhile are served: not everybody has learnt yet that this workload goes.
+        sleep(drain_delay).await;
+        shared.lifecycle.drain();
         let mut quiet_since = Instant::now();
-        while quiet_since.elapsed() < DRAIN_QUIET {
+        while quiet_since.elapsed() < drain_quiet {
             sleep(DRAIN_CHECK).await;
             if shared.lifecycle.open() > 0 {
                 quiet_since = Instant::now();
             }
         }
     };
-    let timeout = shared.settings.drain_timeout;
-    if timeout_at(Instant::now() + timeout, quiet).await.is_ok() {
+    let limit = shared.settings.drain_timeout;
+    if timeout_at(Instant::now() + limit, quiet).await.is_ok() {
         tracing::info!("drained");
     } else {
         let open = shared.lifecycle.open();
         tracing::warn!(
             open,
-            "{open} connections were still open after {timeout:?} and are cut; WEIR_DRAIN_TIMEOUT gives them longer"
+            "{open} connections were still open after {limit:?} and are cut; WEIR_DRAIN_TIMEOUT gives them longer"
         );
     }
 }

@@ -1,23 +1,28 @@
 //! How a proxy is told what to do: flags, each also an environment variable.
 //!
-//! Every value is read and checked before anything starts, and all that is wrong is said at once.
+//! Every value is read and checked ([`read`]) before anything starts, and all that is wrong is said at once.
+
+mod read;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::FalseyValueParser;
 use clap::{Parser, Subcommand};
 use weir_core::names::{Label, ObjectName, TrustDomain};
 
 use crate::init;
+use crate::probe::Probes;
+use read::{duration, format, host_port, inbound_mappings, listener, log_filter, parsed, path, worker_count};
 
-/// More worker threads than this are a typing error: no machine that runs pods has so many cores.
-const MAX_WORKERS: usize = 1024;
-/// A drain that takes longer than a day is a typing error.
-const MAX_DRAIN: Duration = Duration::from_secs(86_400);
+pub(crate) use read::Reader;
+
+/// A drain is over when nothing has been open for this long: connections that were being accepted count as well.
+const DRAIN_QUIET: Duration = Duration::from_millis(200);
 
 /// What the process is to be.
 #[derive(Clone, Debug)]
@@ -49,6 +54,8 @@ pub(crate) struct Settings {
     pub(crate) inbound_listen: Option<SocketAddr>,
     /// Where the admin page is.
     pub(crate) admin_listen: SocketAddr,
+    /// Listeners on IPv6 beside those above.
+    pub(crate) ipv6: Ipv6Listeners,
     /// Worker threads.
     pub(crate) workers: NonZeroUsize,
     /// Inbound listeners without redirection.
@@ -57,10 +64,29 @@ pub(crate) struct Settings {
     pub(crate) cluster_domain: String,
     /// How long connections may take to end after SIGTERM.
     pub(crate) drain_timeout: Duration,
+    /// How long after SIGTERM everything goes on, except that the proxy says that it is not ready.
+    pub(crate) drain_delay: Duration,
+    /// How long nothing must have been open for the drain to be over.
+    pub(crate) drain_quiet: Duration,
+    /// The application's own probes and hooks.
+    pub(crate) probes: Probes,
+    /// Whether the workload's traffic is to be redirected before it counts as ready.
+    pub(crate) expect_redirection: bool,
     /// How log lines look.
     pub(crate) log_format: LogFormat,
     /// Which log lines are written, in the syntax of `tracing`'s filters.
     pub(crate) log_level: String,
+}
+
+/// Where a proxy listens on IPv6 as well, if the machine has it: everywhere that nobody said otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ipv6Listeners {
+    /// See [`Settings::outbound_listen`].
+    pub(crate) outbound: Option<SocketAddr>,
+    /// See [`Settings::inbound_listen`].
+    pub(crate) inbound: Option<SocketAddr>,
+    /// See [`Settings::admin_listen`].
+    pub(crate) admin: Option<SocketAddr>,
 }
 
 /// Who the workload is.
@@ -152,6 +178,18 @@ struct Flags {
     /// How long connections may take to end after SIGTERM [default: 30s].
     #[arg(long, env = "WEIR_DRAIN_TIMEOUT", value_name = "DURATION")]
     drain_timeout: Option<String>,
+    /// How long after SIGTERM connections of others are still taken, while they learn that this workload goes [default: 0s].
+    #[arg(long, env = "WEIR_DRAIN_DELAY", value_name = "DURATION")]
+    drain_delay: Option<String>,
+    /// How long nothing must be open for a drain to be over [default: 200ms].
+    #[arg(long, env = "WEIR_DRAIN_QUIET", value_name = "DURATION")]
+    drain_quiet: Option<String>,
+    /// The application's probes and hooks as JSON, asked at the admin page's /probe/CONTAINER/KIND; the injector writes it.
+    #[arg(long, env = "WEIR_PROBES", value_name = "JSON")]
+    probes: Option<String>,
+    /// Not to be ready before the rules of `weir-proxy init` are in place.
+    #[arg(long, env = "WEIR_EXPECT_REDIRECTION", value_parser = FalseyValueParser::new())]
+    expect_redirection: bool,
     /// How log lines look: text or json [default: text].
     #[arg(long, env = "WEIR_LOG_FORMAT", value_name = "FORMAT")]
     log_format: Option<String>,
@@ -222,6 +260,14 @@ impl Asked {
 
 impl Settings {
     /// A proxy's settings, for tests that start none.
+    /// Whether connections to this address reach the workload's own application and not this proxy. Redirection leaves alone
+    /// what a pod sends to itself, so nobody would answer a handshake there.
+    pub(crate) fn is_own_application(&self, address: SocketAddr) -> bool {
+        self.inbound_listen.is_some()
+            && self.workload.pod_ips.contains(&address.ip())
+            && !self.inbound.iter().any(|mapping| mapping.listen == address)
+    }
+
     #[cfg(test)]
     pub(crate) fn read<T: Into<OsString> + Clone>(args: impl IntoIterator<Item = T>) -> Result<Self, BadUsage> {
         let flags = Flags::try_parse_from(args).map_err(BadUsage::CommandLine)?;
@@ -259,6 +305,12 @@ impl Settings {
         let cluster_domain = reader.optional("WEIR_CLUSTER_DOMAIN", flags.cluster_domain, domain, parsed::<ObjectName>);
         let drain = "a duration up to a day, for example 30s, 500ms or 2m";
         let drain_timeout = reader.optional("WEIR_DRAIN_TIMEOUT", flags.drain_timeout, drain, duration);
+        let delay = "a duration up to a day, for example 5s";
+        let drain_delay = reader.optional("WEIR_DRAIN_DELAY", flags.drain_delay, delay, duration);
+        let quiet = "a duration up to a day, for example 200ms or 5s";
+        let drain_quiet = reader.optional("WEIR_DRAIN_QUIET", flags.drain_quiet, quiet, duration);
+        let json = "what weir's injector writes, for example {\"app/readiness\": {\"tcpSocket\": {\"port\": 8080}}}";
+        let probes = reader.optional("WEIR_PROBES", flags.probes, json, str::parse::<Probes>);
         let log_format = reader.optional("WEIR_LOG_FORMAT", flags.log_format, "text or json", format);
         let level = "error, warn, info, debug, trace, or a filter such as info,weir_proxy::control=debug";
         let log_level = match flags.log_level {
@@ -266,15 +318,21 @@ impl Settings {
             None => reader.optional("RUST_LOG", std::env::var("RUST_LOG").ok(), level, log_filter),
         };
 
+        let redirects = inbound.is_empty();
+        let ipv6 = Ipv6Listeners {
+            outbound: outbound_listen.is_none().then_some(SocketAddr::from((Ipv6Addr::LOCALHOST, 15401))),
+            inbound: (inbound_listen.is_none() && redirects).then_some(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 15406))),
+            admin: admin_listen.is_none().then_some(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 15420))),
+        };
         let outbound_listen = outbound_listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 15401)));
         let admin_listen = admin_listen.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 15420)));
-        let redirected = inbound.is_empty().then_some(SocketAddr::from(([0, 0, 0, 0], 15406)));
+        let redirected = redirects.then_some(SocketAddr::from(([0, 0, 0, 0], 15406)));
         let inbound_listen = inbound_listen.or(redirected);
         reader.different(outbound_listen, inbound_listen, admin_listen, &inbound);
         let (Some(workload), Some(control_plane), Some(trust_bundle), Some(token), true) =
-            (workload, control_plane, trust_bundle, token, reader.problems.is_empty())
+            (workload, control_plane, trust_bundle, token, reader.is_content())
         else {
-            return Err(reader.problems);
+            return Err(reader.into_problems());
         };
         Ok(Self {
             workload,
@@ -286,178 +344,19 @@ impl Settings {
             outbound_listen,
             inbound_listen,
             admin_listen,
+            ipv6,
             workers: workers.unwrap_or_else(available_cores),
             inbound,
             cluster_domain: cluster_domain.map_or_else(|| "cluster.local".into(), |domain| domain.to_string()),
             drain_timeout: drain_timeout.unwrap_or(Duration::from_secs(30)),
+            drain_delay: drain_delay.unwrap_or_default(),
+            drain_quiet: drain_quiet.unwrap_or(DRAIN_QUIET),
+            probes: probes.unwrap_or_default(),
+            expect_redirection: flags.expect_redirection,
             log_format: log_format.unwrap_or(LogFormat::Text),
             log_level: log_level.unwrap_or_else(|| "info".into()),
         })
     }
-}
-
-/// Collects what is wrong.
-#[derive(Default)]
-pub(crate) struct Reader {
-    problems: Vec<Problem>,
-}
-
-impl Reader {
-    /// All that was wrong.
-    pub(crate) fn into_problems(self) -> Vec<Problem> {
-        self.problems
-    }
-
-    /// Notes what is wrong with a setting, and what to write.
-    pub(crate) fn wrong(&mut self, setting: &'static str, what: String, write: &'static str) {
-        self.problems.push(Problem { setting, what, write });
-    }
-
-    /// The value of a setting; `None` if it is not set or wrong.
-    pub(crate) fn optional<T>(
-        &mut self,
-        setting: &'static str,
-        value: Option<String>,
-        write: &'static str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<T> {
-        let value = value.filter(|text| !text.trim().is_empty())?;
-        parse(value.trim()).map_err(|what| self.problems.push(Problem { setting, what, write })).ok()
-    }
-
-    fn required<T>(
-        &mut self,
-        setting: &'static str,
-        value: Option<String>,
-        write: &'static str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<T> {
-        if value.as_ref().is_none_or(|text| text.trim().is_empty()) {
-            self.problems.push(Problem { setting, what: "is not set".into(), write });
-            return None;
-        }
-        self.optional(setting, value, write, parse)
-    }
-
-    fn workload(&mut self, flags: &Flags) -> Option<Workload> {
-        let pod = self.required("WEIR_POD_NAME", flags.pod_name.clone(), "the pod's name, for example reviews-v1-7d4f", parsed);
-        let namespace =
-            self.required("WEIR_POD_NAMESPACE", flags.pod_namespace.clone(), "the pod's namespace, for example shop", parsed);
-        let account = "the pod's service account, for example default";
-        let service_account = self.required("WEIR_SERVICE_ACCOUNT", flags.service_account.clone(), account, parsed);
-        let ips = "the addresses that others reach the workload at, for example 10.1.2.3, several separated by commas";
-        let pod_ips = self.required("WEIR_POD_IP", flags.pod_ip.clone(), ips, pod_ips);
-        Some(Workload { pod: pod?, namespace: namespace?, service_account: service_account?, pod_ips: pod_ips? })
-    }
-
-    /// Two listeners at one address: with SO_REUSEPORT the operating system would allow it and mix their connections up.
-    fn different(&mut self, outbound: SocketAddr, inbound: Option<SocketAddr>, admin: SocketAddr, mappings: &[InboundMapping]) {
-        let mut listeners = vec![("WEIR_OUTBOUND_LISTEN", outbound)];
-        listeners.extend(inbound.map(|address| ("WEIR_INBOUND_LISTEN", address)));
-        listeners.push(("WEIR_ADMIN_LISTEN", admin));
-        listeners.extend(mappings.iter().map(|mapping| ("WEIR_INBOUND", mapping.listen)));
-        for (index, (setting, address)) in listeners.iter().enumerate() {
-            if let Some((other, _)) = listeners.iter().take(index).find(|(_, earlier)| overlap(*earlier, *address)) {
-                let what = format!("{address} is taken by {other} already");
-                self.problems.push(Problem { setting, what, write: "an address and port of its own" });
-            }
-        }
-    }
-}
-
-/// Whether one listener would take the other's connections. One for all addresses leaves those of a more specific one alone, so
-/// only equal addresses collide; port 0 is chosen by the operating system and never collides.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    a == b && a.port() != 0
-}
-
-fn parsed<T: std::str::FromStr<Err = weir_core::names::InvalidName>>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|error: weir_core::names::InvalidName| error.to_string())
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "has the shape of every parser here")]
-fn path(text: &str) -> Result<PathBuf, String> {
-    Ok(PathBuf::from(text))
-}
-
-fn host_port(text: &str) -> Result<String, String> {
-    if text.contains("://") {
-        return Err(format!("`{text}` has a scheme, and it is always gRPC over TLS"));
-    }
-    let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("`{text}` has no port"))?;
-    let bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
-    let odd = host.is_empty() || bare_v6 || host.contains(['/', '@', ' ', '?', '#']);
-    match port.parse::<u16>() {
-        Ok(port) if port != 0 && !odd => Ok(text.to_owned()),
-        _ => Err(format!("`{text}` is not HOST:PORT")),
-    }
-}
-
-fn listener(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("`{text}` is not an IP address with a port"))
-}
-
-fn worker_count(text: &str) -> Result<NonZeroUsize, String> {
-    let count = text.parse::<NonZeroUsize>().ok().filter(|count| count.get() <= MAX_WORKERS);
-    count.ok_or_else(|| format!("`{text}` is not a number of worker threads"))
-}
-
-fn pod_ips(text: &str) -> Result<Vec<IpAddr>, String> {
-    let mut ips = Vec::new();
-    for part in text.split(',').map(str::trim) {
-        let ip: IpAddr = part.parse().map_err(|_| format!("`{part}` is not an IP address"))?;
-        if ip.is_unspecified() || ip.is_multicast() {
-            return Err(format!("nobody can be reached at {ip}"));
-        }
-        if !ips.contains(&ip) {
-            ips.push(ip);
-        }
-    }
-    Ok(ips)
-}
-
-fn inbound_mappings(text: &str) -> Result<Vec<InboundMapping>, String> {
-    let mut mappings: Vec<InboundMapping> = Vec::new();
-    for part in text.split(',').map(str::trim) {
-        let (listen, app) = part.split_once('=').ok_or_else(|| format!("`{part}` has no `=`"))?;
-        let mapping = InboundMapping { listen: listener(listen.trim())?, app: listener(app.trim())? };
-        if mapping.listen == mapping.app {
-            return Err(format!("`{part}` would send what comes in back to itself"));
-        }
-        if mapping.app.port() == 0 || mapping.listen.port() == 0 {
-            return Err(format!("`{part}` has port 0"));
-        }
-        mappings.push(mapping);
-    }
-    Ok(mappings)
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let wrong = || format!("`{text}` is not a duration");
-    let number: u64 = digits.parse().map_err(|_| wrong())?;
-    let unit_ms: u64 = match text.get(digits.len()..).unwrap_or_default() {
-        "ms" => 1,
-        "s" | "" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(wrong()),
-    };
-    let duration = number.checked_mul(unit_ms).map(Duration::from_millis).filter(|it| *it <= MAX_DRAIN);
-    duration.ok_or_else(|| format!("`{text}` is too long"))
-}
-
-fn format(text: &str) -> Result<LogFormat, String> {
-    match text {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
-        _ => Err(format!("`{text}` is not a log format")),
-    }
-}
-
-fn log_filter(text: &str) -> Result<String, String> {
-    let filter = tracing_subscriber::EnvFilter::try_new(text);
-    filter.map(|_| text.to_owned()).map_err(|error| format!("`{text}` is not a log level: {error}"))
 }
 
 fn cluster_local() -> TrustDomain {

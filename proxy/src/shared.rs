@@ -3,7 +3,7 @@
 //! Workers read; the control thread writes. Everything a request touches here is a lock-free load of an immutable value.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use weir_core::snapshot::{ResourceName, Snapshot};
 use weir_tls::{Credentials, Roots};
 
 use crate::metrics::Metrics;
+use crate::probe::Prober;
 use crate::settings::Settings;
 
 /// The shared state of one proxy.
@@ -38,6 +39,10 @@ pub(crate) struct Shared {
     pub(crate) lifecycle: Lifecycle,
     /// How well the control plane is followed.
     pub(crate) control: ControlState,
+    /// Whether the workload's traffic comes here, as far as that is asked for.
+    pub(crate) redirected: AtomicBool,
+    /// Asks the application's own probes.
+    pub(crate) prober: Prober,
     /// Questions to the workers, filled as they start.
     pub(crate) workers: Mutex<Vec<mpsc::Sender<WorkerQuestion>>>,
     /// The start of this process's [`Moment`]s.
@@ -49,6 +54,8 @@ impl Shared {
     pub(crate) fn new(settings: Settings, metrics: Metrics) -> Self {
         let resolver = Resolver::new(settings.workload.namespace.clone(), &settings.cluster_domain);
         let listeners = settings.workers.get();
+        let prober = Prober::new(settings.probes.clone(), &settings.workload.pod_ips, &settings.inbound);
+        let redirected = AtomicBool::new(!settings.expect_redirection);
         Self {
             resolver,
             settings,
@@ -59,6 +66,8 @@ impl Shared {
             metrics,
             lifecycle: Lifecycle::new(listeners),
             control: ControlState::default(),
+            redirected,
+            prober,
             workers: Mutex::default(),
             started: Instant::now(),
         }
@@ -138,6 +147,7 @@ pub(crate) struct Lifecycle {
     /// Workers that do not listen yet.
     not_listening: AtomicUsize,
     draining: watch::Sender<bool>,
+    ending: watch::Sender<bool>,
     /// Connections that are being served, for the drain to wait on.
     open: AtomicUsize,
 }
@@ -148,6 +158,7 @@ impl Lifecycle {
             phase: AtomicU8::new(0),
             not_listening: AtomicUsize::new(workers),
             draining: watch::Sender::new(false),
+            ending: watch::Sender::new(false),
             open: AtomicUsize::new(0),
         }
     }
@@ -168,10 +179,25 @@ impl Lifecycle {
         }
     }
 
-    /// Begins the drain. There is no way back.
-    pub(crate) fn drain(&self) {
+    /// Says that this workload goes away, to whoever asks whether it is ready. There is no way back.
+    pub(crate) fn leave(&self) {
         self.phase.store(2, Ordering::Release);
+    }
+
+    /// Begins the drain.
+    pub(crate) fn drain(&self) {
+        self.leave();
         self.draining.send_replace(true);
+    }
+
+    /// Ends the threads, and with them every connection that is left.
+    pub(crate) fn end(&self) {
+        self.ending.send_replace(true);
+    }
+
+    /// Turns true when the threads are to end.
+    pub(crate) fn ending(&self) -> watch::Receiver<bool> {
+        self.ending.subscribe()
     }
 
     /// Turns true when the drain begins.
@@ -206,7 +232,7 @@ pub(crate) struct ControlState {
     /// Milliseconds after the process's start when the configuration was last known to be current; 0: never.
     current_at_ms: AtomicU64,
     /// Whether a stream to the control plane is open.
-    connected: std::sync::atomic::AtomicBool,
+    connected: AtomicBool,
 }
 
 impl ControlState {

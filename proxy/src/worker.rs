@@ -20,9 +20,10 @@ use crate::cluster::Cluster;
 use crate::exchange::{ConnectionCache, InFlight, SeriesCache};
 use crate::fault::{Fault, Reason};
 use crate::inbound::Inbound;
-use crate::listen::{self, ListenError};
+use crate::listen::{self, ListenError, Place};
 use crate::outbound;
 use crate::pool::Upstream;
+use crate::settings::Settings;
 use crate::shared::{Shared, WorkerQuestion};
 
 /// How long a request waits for the control plane to say what its destination is. Answers take milliseconds; while the control
@@ -186,15 +187,16 @@ impl Worker {
 ///
 /// An address that cannot be had, with the setting that asked for it.
 pub(crate) fn start(shared: Arc<Shared>, index: usize) -> Result<thread::JoinHandle<()>, WorkerError> {
+    let places = Places::of(&shared.settings);
     if index == 0 {
-        for (address, setting) in addresses(&shared) {
-            listen::is_free(address, setting)?;
+        for place in places.all() {
+            listen::is_free(place)?;
         }
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listeners = {
         let _context = runtime.enter();
-        Listeners::bind(&shared)?
+        Listeners::bind(&places)?
     };
     let (ask, questions) = mpsc::channel(8);
     shared.workers.lock().unwrap_or_else(PoisonError::into_inner).push(ask);
@@ -215,42 +217,56 @@ pub(crate) fn start(shared: Arc<Shared>, index: usize) -> Result<thread::JoinHan
     Ok(thread)
 }
 
-fn addresses(shared: &Shared) -> Vec<(SocketAddr, &'static str)> {
-    let settings = &shared.settings;
-    let mut all = vec![(settings.outbound_listen, "WEIR_OUTBOUND_LISTEN")];
-    all.extend(settings.inbound_listen.map(|address| (address, "WEIR_INBOUND_LISTEN")));
-    all.extend(settings.inbound.iter().map(|mapping| (mapping.listen, "WEIR_INBOUND")));
-    all
+/// Where a worker listens.
+struct Places {
+    outbound: Vec<Place>,
+    /// For redirected connections.
+    inbound: Vec<Place>,
+    /// On the workload's own ports, each with the application's address.
+    mapped: Vec<(Place, SocketAddr)>,
+}
+
+impl Places {
+    fn of(settings: &Settings) -> Self {
+        let beside = |address: Option<SocketAddr>, setting| address.map(|address| Place::beside(address, setting));
+        let mut outbound = vec![Place::of(settings.outbound_listen, "WEIR_OUTBOUND_LISTEN")];
+        outbound.extend(beside(settings.ipv6.outbound, "WEIR_OUTBOUND_LISTEN"));
+        let inbound = settings.inbound_listen.map(|address| Place::of(address, "WEIR_INBOUND_LISTEN"));
+        let inbound = inbound.into_iter().chain(beside(settings.ipv6.inbound, "WEIR_INBOUND_LISTEN"));
+        let mapped = settings.inbound.iter().map(|mapping| (Place::of(mapping.listen, "WEIR_INBOUND"), mapping.app));
+        Self { outbound, inbound: inbound.collect(), mapped: mapped.collect() }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Place> {
+        self.outbound.iter().chain(&self.inbound).chain(self.mapped.iter().map(|(place, _)| place))
+    }
 }
 
 struct Listeners {
-    outbound: TcpListener,
-    /// Redirected connections.
-    inbound: Option<TcpListener>,
-    /// Listeners that stand on the workload's own ports, each with the application's address.
+    outbound: Vec<TcpListener>,
+    inbound: Vec<TcpListener>,
+    /// With the address that is dialled, and the application's.
     mapped: Vec<(TcpListener, SocketAddr, SocketAddr)>,
 }
 
 impl Listeners {
-    fn bind(shared: &Shared) -> Result<Self, ListenError> {
-        let settings = &shared.settings;
-        let mapped = settings.inbound.iter().map(|mapping| {
-            let listener = listen::bind(mapping.listen, "WEIR_INBOUND")?;
-            Ok((listener, mapping.listen, mapping.app))
+    fn bind(places: &Places) -> Result<Self, ListenError> {
+        let bind = |places: &[Place]| -> Result<Vec<_>, _> {
+            places.iter().filter_map(|place| listen::bind(place).transpose()).collect()
+        };
+        let mapped = places.mapped.iter().filter_map(|(place, app)| {
+            let listener = listen::bind(place).transpose()?;
+            Some(listener.map(|listener| (listener, place.address, *app)))
         });
-        Ok(Self {
-            outbound: listen::bind(settings.outbound_listen, "WEIR_OUTBOUND_LISTEN")?,
-            inbound: settings.inbound_listen.map(|address| listen::bind(address, "WEIR_INBOUND_LISTEN")).transpose()?,
-            mapped: mapped.collect::<Result<_, _>>()?,
-        })
+        Ok(Self { outbound: bind(&places.outbound)?, inbound: bind(&places.inbound)?, mapped: mapped.collect::<Result<_, _>>()? })
     }
 }
 
 async fn serve(worker: Rc<Worker>, listeners: Listeners, mut questions: mpsc::Receiver<WorkerQuestion>) {
     let inbound = Inbound::new(&worker);
-    {
+    for listener in listeners.outbound {
         let worker = Rc::clone(&worker);
-        tokio::task::spawn_local(accept_forever(Rc::clone(&worker), listeners.outbound, move |stream| {
+        tokio::task::spawn_local(accept_forever(Rc::clone(&worker), listener, move |stream| {
             outbound::accept(&worker, stream);
         }));
     }
@@ -260,7 +276,7 @@ async fn serve(worker: Rc<Worker>, listeners: Listeners, mut questions: mpsc::Re
             inbound.accept(stream, listen, app);
         }));
     }
-    if let Some(listener) = listeners.inbound {
+    for listener in listeners.inbound {
         let inbound = Rc::clone(&inbound);
         tokio::task::spawn_local(accept_until_drain(Rc::clone(&worker), listener, move |stream| {
             inbound.accept_redirected(stream);
@@ -270,8 +286,10 @@ async fn serve(worker: Rc<Worker>, listeners: Listeners, mut questions: mpsc::Re
     worker.shared.lifecycle.worker_listens();
 
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    let mut ending = worker.shared.lifecycle.ending();
     loop {
         tokio::select! {
+            _ = ending.wait_for(|ending| *ending) => return,
             _ = sweep.tick() => {
                 worker.sweep(Instant::now());
                 inbound.sweep(Instant::now());

@@ -1,15 +1,18 @@
 //! The admin page: readiness, metrics, and a look at what this proxy holds.
 //!
-//! It stands on the control thread, so it answers while the workers are busy. Whoever reaches its port can read; only a process of
-//! the same pod can change anything ([`drain`]). Keys are never shown.
+//! It stands on the control thread, so it answers while the workers are busy. Whoever reaches its port can ask whether the proxy
+//! is well and scrape it, and the kubelet asks for the application there ([`probe`]). What the proxy holds, which names other
+//! workloads and their addresses, is shown to the same pod only, and only from there anything is changed ([`drain`]). Keys are
+//! never shown.
 
 mod config;
 mod drain;
 mod pages;
+mod probe;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
+use crate::listen::{self, ListenError, Place};
 use crate::settings::Settings;
 use crate::shared::Shared;
 
@@ -41,44 +45,51 @@ const PATHS: &str = "\
 GET  /ready     200 when this proxy serves, 503 with the reasons otherwise
 GET  /live      200 while the process lives
 GET  /metrics   Prometheus text
+GET  /probe/CONTAINER/KIND  the application's own probe or hook
+
+From this pod only:
+
 GET  /config    the configuration in force, JSON
 GET  /clusters  endpoints and their balancing, per worker, JSON
 GET  /certs     the certificate and the roots, JSON
-POST /drain     finish what runs and exit; from this pod only
+POST /drain     finish what runs and exit; over loopback
 ";
 
-/// The address of the admin page cannot be used.
+/// The connection is closed without an answer.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "the admin page cannot listen on {address} (WEIR_ADMIN_LISTEN): {source}; is another proxy running with the same address?"
-)]
-pub(crate) struct CannotListen {
-    address: SocketAddr,
-    source: io::Error,
-}
+#[error("the application could not be asked")]
+struct BreakOff;
 
 /// What an answer is made of.
 type Answer = Response<Full<Bytes>>;
 
-/// Takes the admin page's address.
+/// Takes the admin page's address, on IPv6 as well where nobody said otherwise.
 ///
 /// # Errors
 ///
 /// When it is taken or not this machine's.
-pub(crate) fn bind(settings: &Settings) -> Result<StdListener, CannotListen> {
-    let address = settings.admin_listen;
-    let listener = StdListener::bind(address).and_then(|it| it.set_nonblocking(true).map(|()| it));
-    listener.map_err(|source| CannotListen { address, source })
+pub(crate) fn bind(settings: &Settings) -> Result<Vec<StdListener>, ListenError> {
+    let beside = settings.ipv6.admin.map(|address| Place::beside(address, SETTING));
+    let places = std::iter::once(Place::of(settings.admin_listen, SETTING)).chain(beside);
+    places.filter_map(|place| listen::bind_alone(&place).transpose()).collect()
 }
+
+const SETTING: &str = "WEIR_ADMIN_LISTEN";
 
 /// Answers, for ever.
 ///
 /// # Errors
 ///
-/// When the listener cannot be used at all.
-pub(crate) async fn serve(shared: Arc<Shared>, listener: StdListener) -> io::Result<Infallible> {
-    let listener = TcpListener::from_std(listener)?;
+/// When a listener cannot be used at all.
+pub(crate) async fn serve(shared: Arc<Shared>, listeners: Vec<StdListener>) -> io::Result<Infallible> {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let listeners = listeners.into_iter().map(|it| accept(Arc::clone(&shared), Arc::clone(&places), it));
+    let (ended, ..) = futures_util::future::select_all(listeners.map(Box::pin)).await;
+    ended
+}
+
+async fn accept(shared: Arc<Shared>, places: Arc<Semaphore>, listener: StdListener) -> io::Result<Infallible> {
+    let listener = TcpListener::from_std(listener)?;
     loop {
         let place = Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?;
         match listener.accept().await {
@@ -101,7 +112,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: StdListener) -> io::Res
 async fn connection(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
     let service = service_fn(|request| {
         let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(answer(&shared, &request, peer).await) }
+        async move { answer(&shared, &request, peer).await }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -112,9 +123,17 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
     let _ = timeout(CONNECTION_LIFE, serving).await;
 }
 
-async fn answer(shared: &Shared, request: &Request<Incoming>, peer: SocketAddr) -> Answer {
+async fn answer(shared: &Shared, request: &Request<Incoming>, peer: SocketAddr) -> Result<Answer, BreakOff> {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    match (request.uri().path(), reads) {
+    let path = request.uri().path();
+    if let Some(probe) = path.strip_prefix("/probe/").filter(|_| reads) {
+        return probe::answer(shared, probe, request.headers()).await;
+    }
+    if matches!(path, "/config" | "/clusters" | "/certs") && !is_own(shared, peer.ip()) {
+        let refused = "This is shown to processes of the same pod only; `weir proxy` asks from there.\n";
+        return Ok(text(StatusCode::FORBIDDEN, refused));
+    }
+    Ok(match (path, reads) {
         ("/ready", true) => pages::ready(shared),
         ("/live", true) => text(StatusCode::OK, "live\n"),
         ("/metrics", true) => {
@@ -128,8 +147,15 @@ async fn answer(shared: &Shared, request: &Request<Incoming>, peer: SocketAddr) 
         ("/drain", _) if request.method() == Method::POST => drain::answer(shared, request.headers(), request.uri(), peer),
         ("/drain", _) => wrong_method("POST"),
         ("/ready" | "/live" | "/metrics" | "/config" | "/clusters" | "/certs", false) => wrong_method("GET, HEAD"),
+        (probe, false) if probe.starts_with("/probe/") => wrong_method("GET, HEAD"),
         _ => text(StatusCode::NOT_FOUND, format!("There is nothing at this path. There is:\n\n{PATHS}")),
-    }
+    })
+}
+
+/// Whether somebody asks from this pod: over loopback, where a forwarded port arrives as well, or from the pod's own address.
+fn is_own(shared: &Shared, peer: IpAddr) -> bool {
+    let peer = peer.to_canonical();
+    peer.is_loopback() || shared.settings.workload.pod_ips.contains(&peer)
 }
 
 fn wrong_method(allowed: &'static str) -> Answer {

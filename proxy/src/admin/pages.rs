@@ -1,6 +1,7 @@
 //! Readiness, the certificate, and what the workers say.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -30,6 +31,9 @@ fn not_ready(shared: &Shared) -> Vec<&'static str> {
         Phase::Starting => reasons.push("not every worker listens yet"),
         Phase::Serving => {}
         Phase::Draining => reasons.push("draining"),
+    }
+    if !shared.redirected.load(Ordering::Relaxed) {
+        reasons.push("the workload's traffic is not redirected here: the rules of weir-init are not in place");
     }
     if shared.tls.load().is_none() {
         reasons.push("there is no certificate yet; the log says why");

@@ -29,7 +29,7 @@ fn shared() -> Arc<Shared> {
 
 fn started(shared: &Arc<Shared>) -> SocketAddr {
     let listener = bind(&shared.settings).unwrap();
-    let address = listener.local_addr().unwrap();
+    let address = listener[0].local_addr().unwrap();
     drop(tokio::spawn(serve(Arc::clone(shared), listener)));
     address
 }
@@ -71,7 +71,7 @@ fn snapshot() -> Snapshot {
         ..v1::Endpoint::default()
     };
     let endpoints = v1::Endpoints { name: Some(backend), endpoints: vec![endpoint] };
-    let trust = v1::TrustBundle { trust_domain: "cluster.local".into(), roots: vec![vec![1].into()] };
+    let trust = v1::TrustBundle { trust_domain: "cluster.local".into(), roots: vec![vec![1].into()], generation: 0 };
     let updated = vec![
         resource(v1::ResourceKind::Service, "shop/reviews", v1::resource::Body::Service(service)),
         resource(v1::ResourceKind::Endpoints, "shop/reviews:80", v1::resource::Body::Endpoints(endpoints)),
@@ -184,4 +184,69 @@ async fn an_address_that_is_taken_is_named_with_its_setting() {
     settings.admin_listen = taken.local_addr().unwrap();
     let said = bind(&settings).unwrap_err().to_string();
     assert!(said.contains("WEIR_ADMIN_LISTEN") && said.contains(&settings.admin_listen.to_string()), "{said}");
+}
+
+fn with_probes(probes: &str) -> Arc<Shared> {
+    let mut settings = shared().settings.clone();
+    settings.probes = probes.parse().unwrap();
+    settings.workload.pod_ips = vec![IpAddr::from([127, 0, 0, 1])];
+    Arc::new(Shared::new(settings, Metrics::new().unwrap()))
+}
+
+#[tokio::test]
+async fn probes_of_the_application_are_asked_and_no_others() {
+    let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = app.local_addr().unwrap().port();
+    let get = format!(r#"{{"httpGet": {{"port": {port}}}}}"#);
+    let shared = with_probes(&format!(r#"{{"app/readiness": {get}, "app/startup": {{"tcpSocket": {{"port": {port}}}}}}}"#));
+    let address = started(&shared);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = app.accept().await {
+            tokio::spawn(async move {
+                let mut head = [0; 1024];
+                if stream.read(&mut head).await.is_ok_and(|read| read > 0) {
+                    stream.write_all(b"HTTP/1.1 418 I\r\ncontent-length: 2\r\n\r\nno").await.unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(ask(address, "GET", "/probe/app/startup").await.0, 200);
+    let (status, _, body) = ask(address, "GET", "/probe/app/readiness").await;
+    assert_eq!((status, body.as_str()), (418, "the application answered 418: no\n"));
+    for path in ["/probe/app/liveness", "/probe/other/readiness", "/probe/", "/probe", "/probe/app/readiness/"] {
+        assert_eq!(ask(address, "GET", path).await.0, 404, "{path}");
+    }
+    assert_eq!(ask(address, "POST", "/probe/app/startup").await.0, 405);
+}
+
+#[tokio::test]
+async fn a_hook_that_reaches_nobody_is_not_answered_since_any_answer_is_success() {
+    let nobody = StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let shared = with_probes(&format!(r#"{{"app/pre-stop": {{"httpGet": {{"port": {nobody}}}}}}}"#));
+    let mut stream = TcpStream::connect(started(&shared)).await.unwrap();
+    stream.write_all(b"GET /probe/app/pre-stop HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(shared.lifecycle.open(), 0);
+}
+
+#[tokio::test]
+async fn what_the_proxy_holds_is_shown_to_its_own_pod_only() {
+    let shared = shared();
+    for (peer, own) in [("127.0.0.1", true), ("::1", true), ("::ffff:127.0.0.1", true), ("127.0.0.9", true), ("10.0.0.1", false)]
+    {
+        assert_eq!(is_own(&shared, peer.parse().unwrap()), own, "{peer}");
+    }
+}
+
+#[tokio::test]
+async fn redirection_that_is_expected_keeps_the_proxy_from_being_ready() {
+    let mut settings = shared().settings.clone();
+    settings.expect_redirection = true;
+    let shared = Arc::new(Shared::new(settings, Metrics::new().unwrap()));
+    let address = started(&shared);
+    assert!(ask(address, "GET", "/ready").await.2.contains("not redirected"));
+    shared.redirected.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(!ask(address, "GET", "/ready").await.2.contains("not redirected"));
 }

@@ -148,10 +148,10 @@ async fn forward(
                 return Err(Fault::new(Reason::ClientAborted, fault.detail));
             }
             Err(SendError::Broke(fault)) => return Err(fault),
-            Err(SendError::NotProcessed(fault)) => {
-                offers += 1;
+            Err(error @ (SendError::NotProcessed(_) | SendError::Stale(_))) => {
+                offers += usize::from(matches!(error, SendError::NotProcessed(_)));
                 if offers >= OFFERS || !replay.as_ref().is_none_or(ReplayBody::replayable) {
-                    return Err(fault);
+                    return Err(error.into_fault());
                 }
             }
         }

@@ -60,10 +60,13 @@ pub(super) async fn run(
     parts.headers.remove(CONTENT_LENGTH);
     parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     parts.headers.insert(UPGRADE, token.clone());
-    let request = Request::from_parts(parts, RequestBody::Empty);
-    let mut answered = caller.port.app.send(request, Wire::Http1).await.map_err(|error| match error {
-        SendError::NotProcessed(fault) | SendError::Broke(fault) => fault,
-    })?;
+    let mut answered = loop {
+        let request = Request::from_parts(parts.clone(), RequestBody::Empty);
+        match caller.port.app.send(request, Wire::Http1).await {
+            Err(SendError::Stale(_)) => {}
+            sent => break sent.map_err(SendError::into_fault)?,
+        }
+    };
     if answered.response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let mut response = pass_on(answered, exchange);
         // On a CONNECT stream a success means that the tunnel stands; one that does not mean it goes beside the status.

@@ -236,6 +236,10 @@ fn matching(matched: Match) -> Vec<Vec<u8>> {
         Match::ToLoopback => vec![meta(OUTPUT_NAME), compare(Compare::Equal, &LOOPBACK)],
         Match::Destination(network) => destination(network),
         Match::Ports(ports) => [tcp(), destination_ports(ports)].concat(),
+        Match::Loopback(port) => {
+            let address = destination(IpNet::from(IpAddr::from([127, 0, 0, 1])));
+            [address, tcp(), destination_ports(PortRange::one(port))].concat()
+        }
         Match::Tcp => tcp(),
     }
 }

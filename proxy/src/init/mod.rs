@@ -18,6 +18,7 @@ mod settings;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+pub(crate) use ruleset::CHECK_PORT;
 pub(crate) use settings::{Flags, Settings};
 
 use batch::Batch;

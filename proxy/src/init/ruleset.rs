@@ -11,6 +11,10 @@ use super::settings::Settings;
 /// Family and name of the table, as nft writes them.
 pub(super) const TABLE: &str = "inet weir";
 
+/// A port of 127.0.0.1 at which nobody listens: the rules send connections to it to the admin page, by which the sidecar sees that
+/// they are in place.
+pub(crate) const CHECK_PORT: u16 = 15421;
+
 /// Everything in the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ruleset {
@@ -53,6 +57,8 @@ pub(super) enum Match {
     Destination(IpNet),
     /// TCP to one of these ports.
     Ports(PortRange),
+    /// TCP to this port of 127.0.0.1.
+    Loopback(u16),
     /// TCP.
     Tcp,
 }
@@ -77,6 +83,7 @@ impl Ruleset {
         let ports = self.chains.iter().flat_map(|chain| {
             chain.rules.iter().filter_map(|rule| match rule.verdict {
                 Verdict::Leave => None,
+                Verdict::Redirect(_) if rule.matched != Match::Tcp => None,
                 Verdict::Redirect(port) => Some(format!("{} TCP goes to {port}", chain.hook.name())),
             })
         });
@@ -97,7 +104,10 @@ fn outbound(settings: &Settings) -> Chain {
     ];
     let networks = settings.skip_outbound_cidrs.iter().copied().map(Match::Destination);
     let ports = settings.skip_outbound_ports.iter().copied().map(Match::Ports);
-    Chain::of(Hook::Output, own.into_iter().chain(networks).chain(ports), settings.outbound_port)
+    let mut chain = Chain::of(Hook::Output, own.into_iter().chain(networks).chain(ports), settings.outbound_port);
+    // Before all others: it is the sidecar that asks, over loopback.
+    chain.rules.insert(0, Rule { matched: Match::Loopback(CHECK_PORT), verdict: Verdict::Redirect(settings.admin_port) });
+    chain
 }
 
 fn inbound(settings: &Settings) -> Chain {
@@ -157,6 +167,7 @@ impl fmt::Display for Match {
             Self::Destination(network) => destination(f, network),
             Self::Ports(PortRange { first, last }) if first == last => write!(f, "tcp dport {first}"),
             Self::Ports(PortRange { first, last }) => write!(f, "tcp dport {first}-{last}"),
+            Self::Loopback(port) => write!(f, "ip daddr 127.0.0.1 tcp dport {port}"),
             Self::Tcp => f.write_str("meta l4proto tcp"),
         }
     }
@@ -195,6 +206,7 @@ delete table inet weir
 table inet weir {
 	chain outbound {
 		type nat hook output priority -100; policy accept;
+		ip daddr 127.0.0.1 tcp dport 15421 redirect to :15420
 		meta skuid 15400 return
 		oifname \"lo\" return
 		ip daddr 127.0.0.0/8 return
@@ -232,6 +244,7 @@ table inet weir {
 table inet weir {
 	chain outbound {
 		type nat hook output priority -100; policy accept;
+		ip daddr 127.0.0.1 tcp dport 15421 redirect to :1420
 		meta skuid 1337 return
 		oifname \"lo\" return
 		ip daddr 127.0.0.0/8 return
@@ -261,6 +274,6 @@ table inet weir {
     #[test]
     fn the_log_says_what_was_done() {
         let summary = Ruleset::new(&read(&[]).unwrap()).summary();
-        assert_eq!(summary, "outbound TCP goes to 15401, inbound TCP goes to 15406: table inet weir is in place with 10 rules");
+        assert_eq!(summary, "outbound TCP goes to 15401, inbound TCP goes to 15406: table inet weir is in place with 11 rules");
     }
 }

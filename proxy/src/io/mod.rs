@@ -2,6 +2,7 @@
 
 pub(crate) mod coalesce;
 pub(crate) mod copy;
+pub(crate) mod kept;
 pub(crate) mod local;
 pub(crate) mod prefixed;
 pub(crate) mod upgraded;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use weir_core::backoff::Backoff;
 use weir_core::balance::{FailureCause, Outcome};
 use weir_core::deadline::{Deadline, Expiry};
@@ -18,7 +18,7 @@ use crate::body::{Body, ReplayBody, RequestBody};
 use crate::cluster::Pick;
 use crate::exchange::{Exchange, Tracked};
 use crate::fault::{Fault, Hop, Reason, WEIR_ERROR};
-use crate::http::strip_hop_by_hop;
+use crate::http::{WEIR_CLIENT_ID, strip_hop_by_hop};
 use crate::pool::{Answer, PROTO_HTTP1, SendError, Upstream, WEIR_PROTO, Wire};
 use crate::worker::Worker;
 
@@ -49,6 +49,14 @@ pub(super) enum ClientBody {
 }
 
 impl ClientBody {
+    /// Whether it can be sent again.
+    fn replayable(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Replay(replay) => replay.replayable(),
+        }
+    }
+
     fn is_broken(&self) -> bool {
         matches!(self, Self::Replay(replay) if replay.is_broken())
     }
@@ -125,8 +133,15 @@ impl Attempts<'_> {
         }
         let (upstream, protocol, mut pick) = self.pick(tried)?;
         self.count(&upstream, exchange);
-        let (request, wire) = self.request(&upstream, protocol);
-        let sending = upstream.send(request, wire);
+        let sending = async {
+            loop {
+                let (request, wire) = self.request(&upstream, protocol);
+                match upstream.send(request, wire).await {
+                    Err(SendError::Stale(_)) if self.body.replayable() => {}
+                    sent => return sent,
+                }
+            }
+        };
         let sent = match limit {
             None => sending.await,
             Some((limit, expiry)) => match tokio::time::timeout(limit, sending).await {
@@ -152,7 +167,7 @@ impl Attempts<'_> {
                 }
                 Ok(self.judge(answer, pick, &upstream, tried))
             }
-            Err(SendError::NotProcessed(fault)) => {
+            Err(SendError::NotProcessed(fault) | SendError::Stale(fault)) => {
                 tried.push(upstream.address);
                 finish(pick, Outcome::Failure(FailureCause::Connect));
                 Ok(Err(Box::new(Failed { end: AttemptEnd::NotProcessed, fault, answer: None })))
@@ -234,6 +249,14 @@ impl Attempts<'_> {
         if upstream.identity.is_some() && !self.client_http2 {
             request.headers_mut().insert(WEIR_PROTO, PROTO_HTTP1);
         }
+        if upstream.own {
+            // What the inbound side would say, which this request does not pass.
+            let tls = self.worker.shared.tls.load();
+            let id = tls.as_ref().and_then(|it| HeaderValue::from_str(&it.credentials.identity.to_string()).ok());
+            if let Some(id) = id {
+                request.headers_mut().insert(WEIR_CLIENT_ID, id);
+            }
+        }
         match &self.upgrade {
             Some(upgrade) => upgrade.offer(request, upstream.identity.is_some()),
             None => (request, wire),
@@ -242,10 +265,7 @@ impl Attempts<'_> {
 
     /// Waits until the next attempt may begin. The error says why there is none.
     async fn wait_to_retry(&self, failed: &Failed, retries: u32) -> Result<(), &'static str> {
-        let replayable = match &self.body {
-            ClientBody::Empty => true,
-            ClientBody::Replay(replay) => replay.replayable(),
-        };
+        let replayable = self.body.replayable();
         let policy = self.route.retry();
         let facts = RequestFacts::new(&self.parts.method, replayable);
         if let Verdict::Stop(stop) = wants_retry(failed.end, facts, policy, retries) {

@@ -94,8 +94,9 @@ async fn outside(worker: &Worker, host: &str, port: u16) -> Result<Destination, 
 /// A request to one of the proxy's own listeners would come back here until everything is used up.
 fn refuse_loop(worker: &Worker, address: SocketAddr) -> Result<(), Fault> {
     let settings = &worker.shared.settings;
+    let ipv6 = &settings.ipv6;
     let own = [Some(settings.outbound_listen), settings.inbound_listen, Some(settings.admin_listen)];
-    let is_own = own.into_iter().flatten().any(|it| {
+    let is_own = own.into_iter().chain([ipv6.outbound, ipv6.inbound, ipv6.admin]).flatten().any(|it| {
         it.port() == address.port()
             && (it.ip() == address.ip() || (it.ip().is_unspecified() && is_this_workload(worker, address.ip())))
     });

@@ -178,8 +178,9 @@ async fn open_direct(
     address: SocketAddr,
     identity: Option<&std::sync::Arc<Identity>>,
 ) -> Result<Upstream, Fault> {
-    let stream = worker.direct(address, identity).open_tcp().await?;
-    Ok(Upstream { stream, series: series(worker, None, identity) })
+    let endpoint = worker.direct(address, identity);
+    let stream = endpoint.open_tcp().await?;
+    Ok(Upstream { stream, series: series(worker, None, endpoint.identity.as_ref()) })
 }
 
 fn series(worker: &Worker, backend: Option<&BackendRef>, peer: Option<&std::sync::Arc<Identity>>) -> ConnectionSeries {

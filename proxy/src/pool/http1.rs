@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use super::{Answer, Lease, SendError, Upstream, connect};
 use crate::body::RequestBody;
 use crate::fault::{Fault, Reason};
+use crate::io::kept::{Kept, Reuse, Stale};
 
 /// Idle connections kept per endpoint and worker. A sidecar serves one application; above this many at once new connections to
 /// loopback cost less than the memory of idle ones.
@@ -31,43 +32,50 @@ pub(super) struct Pool {
 }
 
 struct Idle {
-    sender: SendRequest<RequestBody>,
+    connection: Connection,
     since: Instant,
+}
+
+struct Connection {
+    sender: SendRequest<RequestBody>,
+    reuse: Reuse,
 }
 
 impl Pool {
     /// The connection used last, which is the likeliest to be open and warm.
-    fn take(&self) -> Option<SendRequest<RequestBody>> {
+    fn take(&self) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { sender, .. }) = idle.pop() {
-            if sender.is_ready() {
-                return Some(sender);
+        while let Some(Idle { connection, .. }) = idle.pop() {
+            if connection.sender.is_ready() {
+                connection.reuse.begins();
+                return Some(connection);
             }
         }
         None
     }
 
-    fn put(&self, sender: SendRequest<RequestBody>) {
+    fn put(&self, connection: Connection) {
         let mut idle = self.idle.borrow_mut();
-        if !sender.is_closed() && idle.len() < MAX_IDLE {
-            idle.push(Idle { sender, since: Instant::now() });
+        if !connection.sender.is_closed() && idle.len() < MAX_IDLE {
+            idle.push(Idle { connection, since: Instant::now() });
         }
     }
 
     pub(super) fn sweep(&self, now: Instant) {
-        self.idle.borrow_mut().retain(|it| !it.sender.is_closed() && now.saturating_duration_since(it.since) < IDLE_TIMEOUT);
+        let is_young = |it: &Idle| now.saturating_duration_since(it.since) < IDLE_TIMEOUT;
+        self.idle.borrow_mut().retain(|it| !it.connection.sender.is_closed() && is_young(it));
     }
 }
 
 /// A connection that carries one request.
 pub(crate) struct Http1Lease {
-    sender: SendRequest<RequestBody>,
+    connection: Connection,
     upstream: Rc<Upstream>,
 }
 
 impl Http1Lease {
     pub(super) fn release(self) {
-        self.upstream.http1.put(self.sender);
+        self.upstream.http1.put(self.connection);
     }
 }
 
@@ -76,13 +84,13 @@ pub(super) async fn send(upstream: &Rc<Upstream>, request: Request<RequestBody>)
     loop {
         let pooled = upstream.http1.take();
         let reused = pooled.is_some();
-        let mut sender = match pooled {
-            Some(sender) => sender,
+        let mut connection = match pooled {
+            Some(connection) => connection,
             None => open(upstream).await.map_err(|error| SendError::NotProcessed(error.into_fault(upstream)))?,
         };
-        match sender.try_send_request(request).await {
+        match connection.sender.try_send_request(request).await {
             Ok(response) => {
-                let lease = Lease::Http1(Http1Lease { sender, upstream: Rc::clone(upstream) });
+                let lease = Lease::Http1(Http1Lease { connection, upstream: Rc::clone(upstream) });
                 return Ok(Answer { response, lease });
             }
             Err(mut error) => match error.take_message() {
@@ -92,14 +100,18 @@ pub(super) async fn send(upstream: &Rc<Upstream>, request: Request<RequestBody>)
                     let detail = format!("{}: {}", upstream.describe(), super::root_cause(error.error()));
                     return Err(SendError::NotProcessed(Fault::new(Reason::ConnectFailed, detail)));
                 }
+                None if Stale::caused(error.error()) => {
+                    let fault = Fault::new(Reason::ConnectFailed, format!("{}: {Stale}", upstream.describe()));
+                    return Err(SendError::Stale(fault));
+                }
                 None => return Err(upstream.broke(error.error())),
             },
         }
     }
 }
 
-async fn open(upstream: &Rc<Upstream>) -> Result<SendRequest<RequestBody>, connect::ConnectError> {
-    let stream = connect::tcp(upstream.address).await?;
+async fn open(upstream: &Rc<Upstream>) -> Result<Connection, connect::ConnectError> {
+    let (stream, reuse) = Kept::new(connect::tcp(upstream.address).await?);
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
         .handshake(TokioIo::new(stream))
@@ -109,7 +121,7 @@ async fn open(upstream: &Rc<Upstream>) -> Result<SendRequest<RequestBody>, conne
         // How the connection ended is told to whoever has a request on it.
         let _ = connection.with_upgrades().await;
     });
-    Ok(sender)
+    Ok(Connection { sender, reuse })
 }
 
 /// HTTP/1.1 names the host in a header and only the path in the request line (RFC 9112, section 3.2.1).
@@ -141,7 +153,83 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::sync::{Arc, mpsc};
+
+    use http_body_util::BodyExt as _;
+
     use super::*;
+    use crate::metrics::Metrics;
+    use crate::pool::Wire;
+    use crate::settings::Settings;
+    use crate::shared::Shared;
+
+    fn upstream(address: std::net::SocketAddr) -> Rc<Upstream> {
+        let flags = ["--pod-name=a", "--pod-namespace=a", "--service-account=a", "--pod-ip=127.0.0.9", "--control-plane=a:1"];
+        let files = ["--trust-bundle=/none", "--token=/none", "--workers=1"];
+        let settings = Settings::read(["weir-proxy"].into_iter().chain(flags).chain(files)).unwrap();
+        Upstream::new(&Arc::new(Shared::new(settings, Metrics::new().unwrap())), address, None)
+    }
+
+    fn post() -> Request<RequestBody> {
+        let mut request = Request::new(RequestBody::Empty);
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = Uri::from_static("http://app/");
+        request
+    }
+
+    /// Answers one request on each connection, and then closes it when told; says when it has.
+    fn server(close: mpsc::Receiver<()>, closed: mpsc::Sender<()>) -> std::net::SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).unwrap();
+                    head.extend(byte);
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+                if close.recv().is_err() {
+                    return;
+                }
+                drop(stream);
+                closed.send(()).unwrap();
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_request_is_not_written_to_a_connection_that_was_closed_in_the_same_moment() {
+        let ((close, closing), (closed, is_closed)) = (mpsc::channel(), mpsc::channel());
+        let upstream = upstream(server(closing, closed));
+        let scenario = async {
+            let sends = async || match upstream.send(post(), Wire::Http1).await {
+                Ok(Answer { response, lease }) => {
+                    response.into_body().collect().await.unwrap();
+                    lease.release();
+                    // The connection says that it is free.
+                    for _ in 0..10 {
+                        tokio::task::yield_now().await;
+                    }
+                    "answered"
+                }
+                Err(SendError::Stale(_)) => "stale",
+                Err(SendError::NotProcessed(_) | SendError::Broke(_)) => "failed",
+            };
+            assert_eq!(sends().await, "answered");
+            close.send(()).unwrap();
+            // This thread stands still meanwhile: the connection's task cannot have noticed.
+            is_closed.recv().unwrap();
+            assert_eq!(sends().await, "stale");
+            assert_eq!(sends().await, "answered");
+        };
+        tokio::task::LocalSet::new().run_until(scenario).await;
+    }
 
     #[test]
     fn a_cookie_in_pieces_becomes_one() {

@@ -39,8 +39,10 @@ pub(crate) enum Wire {
 pub(crate) struct Upstream {
     /// Where it listens.
     pub(crate) address: SocketAddr,
-    /// Who must answer; `None` for an endpoint outside the mesh.
+    /// Who must answer; `None` for an endpoint outside the mesh, and for the workload's own application.
     pub(crate) identity: Option<Arc<Identity>>,
+    /// Whether this is the workload's own application, which is reached past its inbound side.
+    pub(crate) own: bool,
     shared: Arc<Shared>,
     tls: RefCell<connect::ClientTls>,
     http1: http1::Pool,
@@ -51,8 +53,20 @@ pub(crate) struct Upstream {
 pub(crate) enum SendError {
     /// The endpoint has provably not seen the request; it comes back for another attempt.
     NotProcessed(Fault),
+    /// The same, because a connection that was kept had been closed. It says nothing of the endpoint, and another connection may
+    /// be tried at once; there are only so many that were kept.
+    Stale(Fault),
     /// Some of the request was sent; whether it was processed nobody knows.
     Broke(Fault),
+}
+
+impl SendError {
+    /// What the client is told.
+    pub(crate) fn into_fault(self) -> Fault {
+        match self {
+            Self::NotProcessed(fault) | Self::Stale(fault) | Self::Broke(fault) => fault,
+        }
+    }
 }
 
 /// The connection that an answer comes over. Dropping it early gives the connection up (HTTP/1.1) or resets the stream (HTTP/2).
@@ -84,9 +98,11 @@ pub(crate) struct Answer {
 impl Upstream {
     /// An endpoint without connections.
     pub(crate) fn new(shared: &Arc<Shared>, address: SocketAddr, identity: Option<Arc<Identity>>) -> Rc<Self> {
+        let own = identity.is_some() && shared.settings.is_own_application(address);
         Rc::new(Self {
             address,
-            identity,
+            identity: identity.filter(|_| !own),
+            own,
             shared: Arc::clone(shared),
             tls: RefCell::default(),
             http1: http1::Pool::default(),

@@ -1,3 +1,4 @@
+use super::read::duration;
 use super::*;
 
 const GOOD: &[(&str, &str)] = &[
@@ -40,6 +41,18 @@ fn inbound_mappings_stand_instead_of_redirection() {
     assert_eq!(settings.inbound[1].app.to_string(), "127.0.0.1:19090");
     let both = read(&[mapping, ("--inbound-listen", "127.0.0.1:15406")]).unwrap();
     assert!(both.inbound_listen.is_some());
+}
+
+#[test]
+fn only_redirection_keeps_a_pods_calls_to_itself_from_its_own_inbound_side() {
+    let is_own = |more: &[(&str, &str)], address: &str| read(more).unwrap().is_own_application(address.parse().unwrap());
+    assert!(is_own(&[], "10.1.2.3:8080"));
+    assert!(!is_own(&[], "10.1.2.4:8080"), "somebody else's");
+    let mapping = ("--inbound", "10.1.2.3:8080=127.0.0.1:18080");
+    assert!(!is_own(&[mapping], "10.1.2.3:8080"), "the inbound side listens there");
+    let both = [mapping, ("--inbound-listen", "0.0.0.0:15406")];
+    assert!(!is_own(&both, "10.1.2.3:8080"));
+    assert!(is_own(&both, "10.1.2.3:9090"));
 }
 
 #[test]
@@ -126,4 +139,43 @@ fn help_names_every_variable() {
         assert!(help.contains(&variable), "{variable}");
         assert_eq!(variable, format!("WEIR_{}", argument.get_id().as_str().to_uppercase()));
     }
+}
+
+#[test]
+fn ipv6_is_listened_at_wherever_nobody_said_otherwise() {
+    let text = |address: Option<SocketAddr>| address.map(|address| address.to_string());
+    let all = read(&[]).unwrap().ipv6;
+    assert_eq!(text(all.outbound).as_deref(), Some("[::1]:15401"));
+    assert_eq!(text(all.inbound).as_deref(), Some("[::]:15406"));
+    assert_eq!(text(all.admin).as_deref(), Some("[::]:15420"));
+    let said =
+        [("--outbound-listen", "127.0.0.1:15401"), ("--inbound-listen", "0.0.0.0:15406"), ("--admin-listen", "127.0.0.1:15420")];
+    assert_eq!(read(&said).unwrap().ipv6, Ipv6Listeners::default());
+    assert_eq!(read(&[("--inbound", "127.1.0.1:80=127.0.0.1:81")]).unwrap().ipv6.inbound, None);
+}
+
+#[test]
+fn probes_that_cannot_be_read_are_named_with_the_other_settings() {
+    let said = refused(&[("--probes", r#"{"app/readiness": {"tcpSocket": {"port": 0}}}"#), ("--drain-quiet", "soon")]);
+    assert!(said.contains("WEIR_PROBES (--probes): probe `app/readiness`: port 0 is none; write"), "{said}");
+    assert!(said.contains("2 settings"), "{said}");
+}
+
+/// Kubernetes gives containers variables like these for each Service of the namespace, with an address as their value.
+#[test]
+fn what_a_service_of_some_name_would_set_is_known() {
+    use clap::CommandFactory;
+    let from_a_service = |variable: &str| {
+        let port = variable.split_once("_PORT_").is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()));
+        variable.ends_with("_PORT") || variable.ends_with("_SERVICE_HOST") || variable.contains("_SERVICE_PORT") || port
+    };
+    let command = Flags::command();
+    let all = command.get_subcommands().chain([&command]).flat_map(clap::Command::get_arguments);
+    let mut collide: Vec<String> = all
+        .filter_map(|it| Some(it.get_env()?.to_string_lossy().into_owned()))
+        .filter(|variable| from_a_service(variable))
+        .collect();
+    collide.sort();
+    // The injector sets these three; one more here has to be set there as well.
+    assert_eq!(collide, ["WEIR_ADMIN_PORT", "WEIR_INBOUND_PORT", "WEIR_OUTBOUND_PORT"]);
 }

@@ -26,7 +26,7 @@ fn a_batch_clears_the_table_and_fills_it_again() {
     let kinds: Vec<u16> = messages.iter().map(|(kind, ..)| *kind).collect();
     let expected = [
         vec![BATCH_BEGIN, NEW_TABLE, DELETE_TABLE, NEW_TABLE],
-        [vec![NEW_CHAIN], vec![NEW_RULE; 5], vec![NEW_CHAIN], vec![NEW_RULE; 5]].concat(),
+        [vec![NEW_CHAIN], vec![NEW_RULE; 6], vec![NEW_CHAIN], vec![NEW_RULE; 5]].concat(),
         vec![BATCH_END],
     ];
     assert_eq!(kinds, expected.concat());
