@@ -4,9 +4,13 @@
 //! done, 1 for a failure, 2 for a command line that makes no sense). Each subcommand has a module of its own; read [`demo`]
 //! to see the whole mesh being put together by hand.
 
+mod check;
+mod cluster;
 mod completion;
 mod demo;
 mod inject;
+mod install;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -26,6 +30,12 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Put the sidecar into the pods and workloads of Kubernetes manifests: YAML in, YAML out
     Inject(inject::InjectArgs),
+    /// Print the objects of an installation, as YAML for `kubectl apply -f -`
+    Install(install::InstallArgs),
+    /// Print what an installation consists of, as YAML for `kubectl delete -f -`
+    Uninstall(uninstall::UninstallArgs),
+    /// Say whether a cluster can take the mesh (--pre), or whether the mesh in it works, and what mends it
+    Check(check::CheckArgs),
     /// Print a completion script for a shell
     Completion(completion::CompletionArgs),
     /// One app of the demo
@@ -40,6 +50,9 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Demo(args) => demo::run(args),
         Command::Inject(args) => inject::run(args),
+        Command::Install(args) => install::run(&args),
+        Command::Uninstall(args) => uninstall::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Completion(args) => completion::run(&args),
         Command::DemoApp(args) => demo::run_app(args),
         Command::DemoChild(args) => demo::run_child(&args),

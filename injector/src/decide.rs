@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use crate::installation::Installation;
+use crate::installation::{Installation, Placement};
+use crate::names;
 use crate::pod::{Container, Metadata, Namespace, Pod};
 use crate::ports::excerpt;
-use crate::settings::{INJECT, InvalidSetting, KNOWN, Owner, STATUS, Settings};
+use crate::settings::{INJECT, InvalidSetting, Owner, STATUS, Settings};
 use crate::sidecar;
 
 /// What is to be done with a pod.
@@ -118,7 +119,7 @@ pub fn decide(pod: &Pod, namespace: &Namespace, installation: &Installation) -> 
         Ok(Some((Word::Enabled, _))) => {}
     }
     let conflicts = conflicts(pod);
-    match Settings::read(pod, namespace) {
+    match Settings::read(pod, namespace, &installation.sidecars) {
         Ok(settings) if conflicts.is_empty() => Decision::Inject(Box::new(settings)),
         Ok(_) => Decision::Refuse(conflicts),
         Err(errors) => Decision::Refuse(errors.into_iter().map(Refusal::Setting).chain(conflicts).collect()),
@@ -137,12 +138,38 @@ pub fn explain(errors: &[Refusal]) -> String {
     }
 }
 
-/// What the pod's author may have meant otherwise: names under `weir.dev/` that mean nothing.
+/// What the pod's author may have meant otherwise: names under `weir.dev/` that mean nothing on a pod.
 #[must_use]
 pub fn warnings(pod: &Pod) -> Vec<String> {
-    let unknown = |name: &&String| name.starts_with("weir.dev/") && !KNOWN.contains(&name.as_str());
-    let warn = |name: &String| format!("weir does not know the annotation `{}`; it knows {}", excerpt(name), KNOWN.join(", "));
-    pod.metadata.annotations.keys().filter(unknown).map(warn).collect()
+    names::warnings(names::Kind::Pod, &pod.metadata)
+}
+
+/// What is to be said of a pod that is to end, in a cluster where the sidecar keeps it from doing so.
+#[must_use]
+pub fn never_ends(pod: &Pod, installation: &Installation) -> Option<String> {
+    let ends = matches!(pod.spec.restart_policy.as_deref(), Some("Never" | "OnFailure"));
+    let version = installation.kubernetes;
+    (ends && version.placement() == Placement::Container).then(|| {
+        format!(
+            "weir: the pod is to end, and its sidecar will not: Kubernetes {version} has no native sidecars (1.29 has). Label it \
+             {INJECT}: disabled"
+        )
+    })
+}
+
+/// What is wrong with what somebody says about injection, as a label or as an annotation.
+///
+/// # Errors
+///
+/// Everything that is.
+pub fn check_word(metadata: &Metadata, owner: &Owner) -> Result<(), Vec<InvalidSetting>> {
+    Word::of(metadata, owner).map(|_| ())
+}
+
+/// Whether pods of this namespace never get sidecars, whatever anybody says.
+#[must_use]
+pub fn is_system(namespace: &str, mesh: &str) -> bool {
+    SYSTEM_NAMESPACES.contains(&namespace) || namespace == mesh
 }
 
 /// Namespaces that never get sidecars, beside the mesh's own.
@@ -154,7 +181,7 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Reasons that stand above everybody's wish.
 fn never(pod: &Pod, namespace: &Namespace, installation: &Installation) -> Option<SkipReason> {
     let os = &pod.spec.os.name;
-    if SYSTEM_NAMESPACES.contains(&namespace.name.as_str()) || namespace.name == installation.namespace {
+    if is_system(&namespace.name, &installation.namespace) {
         Some(SkipReason::SystemNamespace(namespace.name.clone()))
     } else if pod.metadata.annotations.contains_key(MIRROR) {
         Some(SkipReason::MirrorPod)
@@ -360,5 +387,20 @@ mod tests {
         let warnings = warnings(&Pod::read(&pod).unwrap());
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].contains("`weir.dev/skip-inbound-port`"), "{warnings:?}");
+    }
+
+    #[test]
+    fn what_is_to_end_is_warned_of_where_sidecars_do_not() {
+        let older = Installation { kubernetes: "1.28".parse().unwrap(), ..Installation::default() };
+        for (policy, installation, warned) in [
+            (Some("Never"), &older, true),
+            (Some("OnFailure"), &older, true),
+            (Some("Always"), &older, false),
+            (None, &older, false),
+            (Some("Never"), &Installation::default(), false),
+        ] {
+            let pod = policy.map_or_else(app, |policy| with(app(), "/spec/restartPolicy", json!(policy)));
+            assert_eq!(never_ends(&Pod::read(&pod).unwrap(), installation).is_some(), warned, "{policy:?}");
+        }
     }
 }

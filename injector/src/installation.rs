@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::settings::Defaults;
+
 /// How the mesh is installed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installation {
@@ -24,6 +26,8 @@ pub struct Installation {
     pub trust_bundle: String,
     /// Kubernetes of the cluster.
     pub kubernetes: KubernetesVersion,
+    /// What counts for sidecars where annotations say nothing.
+    pub sidecars: Defaults,
 }
 
 impl Default for Installation {
@@ -39,6 +43,7 @@ impl Default for Installation {
             cluster_domain: "cluster.local".into(),
             trust_bundle: "weir-trust-bundle".into(),
             kubernetes: KubernetesVersion { major: 1, minor: 29 },
+            sidecars: Defaults::default(),
         }
     }
 }

@@ -8,27 +8,40 @@
 //! ```
 //!
 //! Read [`answer`] first, then [`review`] (the wire format), [`pod`] (what is read of a pod), [`decide`] (inject, skip or
-//! refuse), [`settings`] (the annotations), [`patch`] (the patch) and [`sidecar`] (the containers and volumes in it).
+//! refuse), [`settings`] (the annotations), [`patch`] (the patch), [`sidecar`] (the containers and volumes in it) and [`probes`]
+//! (how probes reach the application). [`validate`] judges other objects that speak to the mesh.
 //!
-//! This crate is a library only. The admission webhook that serves it over HTTPS, its certificate, and the init mode of
-//! `weir-proxy` that the injected init container calls come with the support for Kubernetes clusters; probes of the application
-//! are left as they are until then.
+//! Around it stands the server, `weir-injector`: [`run`] puts it together, [`webhook`] answers API servers over HTTPS,
+//! [`cluster`] knows the namespaces and the version, and [`certificate`] is what API servers trust it by.
 
+pub mod certificate;
+pub mod cluster;
 pub mod decide;
+pub mod flags;
 pub mod installation;
+pub mod logging;
+pub mod metrics;
+pub mod names;
 pub mod patch;
 pub mod pod;
 pub mod ports;
+pub mod probes;
 pub mod quantity;
+pub mod readiness;
 pub mod review;
+pub mod run;
 pub mod settings;
 pub mod sidecar;
+#[cfg(test)]
+mod testing;
+pub mod validate;
+pub mod webhook;
 
-use decide::{Decision, decide};
+use decide::{Decision, SkipReason, decide};
 use installation::Installation;
 use patch::patch;
 use pod::{Namespace, Pod};
-use review::{Answer, Request};
+use review::{Answer, Outcome, Request};
 
 /// Answers one admission request.
 ///
@@ -45,12 +58,20 @@ pub fn answer(request: &Request, namespace: &Namespace, installation: &Installat
     };
     match decide(&pod, namespace, installation) {
         Decision::Inject(settings) => {
-            Answer::patched(&patch(&request.object, &pod, &settings, installation)).with_warnings(decide::warnings(&pod))
+            let patch = patch(&request.object, &pod, &settings, installation);
+            let mut warnings = decide::warnings(&pod);
+            warnings.extend(decide::never_ends(&pod, installation));
+            Answer::patched(Outcome::Injected, patch).with_warnings(warnings)
         }
-        Decision::Skip(reason) if reason.surprises(&pod) => {
-            Answer::allow().with_warnings(vec![format!("weir did not inject its sidecar: {reason}")])
+        // Others may have added containers and probes since.
+        Decision::Skip(SkipReason::AlreadyInjected) => match patch::complete(&request.object) {
+            nothing if nothing.is_empty() => Answer::skipped(SkipReason::AlreadyInjected),
+            patch => Answer::patched(Outcome::Completed, patch),
+        },
+        Decision::Skip(reason) => {
+            let surprise = reason.surprises(&pod).then(|| format!("weir did not inject its sidecar: {reason}"));
+            Answer::skipped(reason).with_warnings(surprise.into_iter().collect())
         }
-        Decision::Skip(_) => Answer::allow(),
         Decision::Refuse(errors) => Answer::refuse(decide::explain(&errors)),
     }
 }

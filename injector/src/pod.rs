@@ -62,6 +62,10 @@ pub struct PodSpec {
     /// Whether it shares the node's network.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub host_network: bool,
+    /// `Always` where absent; pods that are to end have another.
+    pub restart_policy: Option<String>,
+    /// Time that its containers are given to end.
+    pub termination_grace_period_seconds: Option<i64>,
     /// The operating system it is made for.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub os: Os,

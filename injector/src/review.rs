@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::decide::SkipReason;
 use crate::patch::Add;
 use crate::ports::excerpt;
 
@@ -27,6 +28,12 @@ pub struct Request {
     /// Namespace of the object. The object's own metadata may not have it yet.
     #[serde(default)]
     pub namespace: String,
+    /// Name of the object, empty while it is still to be made from `generateName`.
+    #[serde(default)]
+    pub name: String,
+    /// Whether nothing is stored in the end.
+    #[serde(default)]
+    pub dry_run: bool,
     /// Set for a part of the object only, such as `ephemeralcontainers`.
     #[serde(default)]
     pub sub_resource: String,
@@ -108,11 +115,36 @@ impl Request {
         let pod = self.kind.group.is_empty() && self.kind.version == "v1" && self.kind.kind == "Pod";
         pod && self.operation == "CREATE" && self.sub_resource.is_empty()
     }
+
+    /// What log lines call the object: its name, or what its name is to begin with.
+    #[must_use]
+    pub fn object_name(&self) -> &str {
+        let written = |pointer| self.object.pointer(pointer).and_then(Value::as_str).filter(|name| !name.is_empty());
+        let given = Some(self.name.as_str()).filter(|name| !name.is_empty());
+        given.or_else(|| written("/metadata/name")).or_else(|| written("/metadata/generateName")).unwrap_or_default()
+    }
+}
+
+/// What was done with the object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is nothing to decide about.
+    Ignored,
+    /// It gets a sidecar.
+    Injected,
+    /// It has a sidecar, which learns what others added since.
+    Completed,
+    /// It stays as it is.
+    Skipped(SkipReason),
+    /// It is not admitted.
+    Refused,
 }
 
 /// What is answered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
+    /// What was done, for logs and metrics.
+    pub outcome: Outcome,
     /// `None`: admitted. Otherwise why not.
     pub refused: Option<String>,
     /// What is changed before it is admitted; empty for nothing.
@@ -125,19 +157,25 @@ impl Answer {
     /// Admits the object as it is.
     #[must_use]
     pub const fn allow() -> Self {
-        Self { refused: None, patch: Vec::new(), warnings: Vec::new() }
+        Self { outcome: Outcome::Ignored, refused: None, patch: Vec::new(), warnings: Vec::new() }
+    }
+
+    /// Admits the object as it is, for this reason.
+    #[must_use]
+    pub fn skipped(reason: SkipReason) -> Self {
+        Self { outcome: Outcome::Skipped(reason), ..Self::allow() }
     }
 
     /// Admits the object with changes.
     #[must_use]
-    pub fn patched(patch: &[Add]) -> Self {
-        Self { patch: patch.to_vec(), ..Self::allow() }
+    pub fn patched(outcome: Outcome, patch: Vec<Add>) -> Self {
+        Self { outcome, patch, ..Self::allow() }
     }
 
     /// Does not admit the object, with a message for its author.
     #[must_use]
     pub fn refuse(message: String) -> Self {
-        Self { refused: Some(message), ..Self::allow() }
+        Self { outcome: Outcome::Refused, refused: Some(message), ..Self::allow() }
     }
 
     /// With these warnings.
@@ -161,10 +199,32 @@ impl Answer {
             response.insert("patch".into(), STANDARD.encode(patch).into());
         }
         if !self.warnings.is_empty() {
-            response.insert("warnings".into(), self.warnings.clone().into());
+            response.insert("warnings".into(), bounded(&self.warnings).into());
         }
         json!({"apiVersion": API_VERSION, "kind": KIND, "response": response})
     }
+}
+
+/// API servers may cut off warnings longer than this many characters, and those that are too many.
+const MAX_WARNING: usize = 256;
+/// Nobody reads more.
+const MAX_WARNINGS: usize = 10;
+
+/// As many warnings, and as much of each, as an API server passes on.
+fn bounded(warnings: &[String]) -> Vec<String> {
+    let short = |text: &String| {
+        if text.chars().count() < MAX_WARNING {
+            return text.clone();
+        }
+        let start: String = text.chars().take(MAX_WARNING - 2).collect();
+        format!("{start}…")
+    };
+    let shown = if warnings.len() > MAX_WARNINGS { MAX_WARNINGS - 1 } else { MAX_WARNINGS };
+    let mut bounded: Vec<String> = warnings.iter().take(shown).map(short).collect();
+    if warnings.len() > shown {
+        bounded.push(format!("weir: and {} more", warnings.len() - shown));
+    }
+    bounded
 }
 
 #[cfg(test)]
@@ -199,6 +259,31 @@ mod tests {
         assert_eq!(Request::parse(&vec![b' '; MAX_REVIEW_BYTES + 1]), Err(InvalidReview::TooLong(MAX_REVIEW_BYTES + 1)));
         let nested = "[".repeat(100_000);
         assert!(matches!(Request::parse(nested.as_bytes()), Err(InvalidReview::Malformed(_))));
+    }
+
+    #[test]
+    fn warnings_are_few_and_short() {
+        let long = "ü".repeat(300);
+        let many: Vec<String> = (0..12).map(|i| if i == 0 { long.clone() } else { format!("warning {i}") }).collect();
+        let few = bounded(&many);
+        assert_eq!(few.len(), 10);
+        assert_eq!(few[0].chars().count(), 255);
+        assert!(few[0].ends_with('…'));
+        assert_eq!(few[9], "weir: and 3 more");
+        assert_eq!(bounded(&many[1..11]), many[1..11]);
+    }
+
+    #[test]
+    fn log_lines_have_a_name_for_every_object() {
+        let named = |name: &str, object: Value| {
+            let mut request = review("Pod", "CREATE", "");
+            (request.name, request.object) = (name.into(), object);
+            request.object_name().to_owned()
+        };
+        assert_eq!(named("web", json!({"metadata": {"name": "other"}})), "web");
+        assert_eq!(named("", json!({"metadata": {"name": "web"}})), "web");
+        assert_eq!(named("", json!({"metadata": {"name": "", "generateName": "web-"}})), "web-");
+        assert_eq!(named("", json!(7)), "");
     }
 
     #[test]

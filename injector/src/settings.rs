@@ -1,6 +1,7 @@
 //! What annotations set: read from the pod, and from the namespace where the pod says nothing.
 
 use std::fmt;
+use std::str::FromStr;
 
 use ipnet::IpNet;
 
@@ -12,7 +13,7 @@ use crate::quantity::Quantity;
 pub const INJECT: &str = "weir.dev/inject";
 /// The annotation that the injector writes.
 pub const STATUS: &str = "weir.dev/status";
-const OPAQUE_PORTS: &str = "weir.dev/opaque-ports";
+pub(crate) const OPAQUE_PORTS: &str = "weir.dev/opaque-ports";
 const SKIP_INBOUND_PORTS: &str = "weir.dev/skip-inbound-ports";
 const SKIP_OUTBOUND_PORTS: &str = "weir.dev/skip-outbound-ports";
 const SKIP_OUTBOUND_CIDRS: &str = "weir.dev/skip-outbound-cidrs";
@@ -57,6 +58,47 @@ pub struct Settings {
     pub log_level: LogLevel,
 }
 
+/// What counts for a sidecar where no annotation says anything else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Defaults {
+    /// Processor time and memory.
+    pub resources: Resources,
+    /// How much it logs.
+    pub log_level: LogLevel,
+    /// How its log lines look. No annotation changes it: whoever collects logs wants one form of them.
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines.
+    Json,
+}
+
+impl LogFormat {
+    /// As settings write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = [Self::Text, Self::Json].into_iter().find(|format| format.as_str() == text);
+        found.ok_or_else(|| format!("is `{}`: write text or json", excerpt(text)))
+    }
+}
+
 /// Processor time and memory of the sidecar. `None`: not set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resources {
@@ -80,23 +122,65 @@ const DEFAULT_MEMORY_LIMIT: &str = "256Mi";
 
 impl Default for Resources {
     fn default() -> Self {
-        Self { cpu_request: None, cpu_limit: None, memory_request: None, memory_limit: None }.with_defaults()
+        let amount = |text: &str| text.parse::<Quantity>().ok();
+        Self {
+            cpu_request: amount(DEFAULT_CPU_REQUEST),
+            cpu_limit: None,
+            memory_request: amount(DEFAULT_MEMORY_REQUEST),
+            memory_limit: amount(DEFAULT_MEMORY_LIMIT),
+        }
     }
 }
 
 impl Resources {
-    /// Fills what is not set. A default never contradicts what is set: it gives way.
-    fn with_defaults(mut self) -> Self {
-        let default = |text: &str| text.parse::<Quantity>().ok();
-        let at_most = |value: Option<Quantity>, limit: &Option<Quantity>| match (value, limit) {
-            (Some(value), Some(limit)) => Some(value.min(limit.clone())),
-            (value, _) => value,
+    /// Resources as they are written for all sidecars of a mesh, empty texts for what is not limited.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, each with the name of the amount that it is wrong with.
+    pub fn parse(
+        cpu_request: &str,
+        cpu_limit: &str,
+        memory_request: &str,
+        memory_limit: &str,
+    ) -> Result<Self, Vec<(&'static str, String)>> {
+        let mut wrong = Vec::new();
+        let mut amount = |name, text: &str, allowed, parse: fn(&str) -> Result<Quantity, String>| {
+            if text.is_empty() {
+                return None;
+            }
+            parse(text).map_err(|problem| wrong.push((name, format!("is `{}`: {problem}; write {allowed}", excerpt(text))))).ok()
         };
-        if self.memory_limit.is_none() {
-            self.memory_limit = default(DEFAULT_MEMORY_LIMIT).max(self.memory_request.clone());
+        let resources = Self {
+            cpu_request: amount("cpu-request", cpu_request, CPU, parse_cpu),
+            cpu_limit: amount("cpu-limit", cpu_limit, CPU, parse_cpu),
+            memory_request: amount("memory-request", memory_request, MEMORY, parse_memory),
+            memory_limit: amount("memory-limit", memory_limit, MEMORY, parse_memory),
+        };
+        let above = |request: &Option<Quantity>, limit: &Option<Quantity>| limit.is_some() && request > limit;
+        if above(&resources.cpu_request, &resources.cpu_limit) {
+            wrong.push(("cpu-request", "is more than the limit: write at most the limit".to_owned()));
         }
-        self.memory_request = self.memory_request.or_else(|| at_most(default(DEFAULT_MEMORY_REQUEST), &self.memory_limit));
-        self.cpu_request = self.cpu_request.or_else(|| at_most(default(DEFAULT_CPU_REQUEST), &self.cpu_limit));
+        if above(&resources.memory_request, &resources.memory_limit) {
+            wrong.push(("memory-request", "is more than the limit: write at most the limit".to_owned()));
+        }
+        if wrong.is_empty() { Ok(resources) } else { Err(wrong) }
+    }
+
+    /// Fills what is not set. A default never contradicts what is set: it gives way.
+    fn or(mut self, defaults: &Self) -> Self {
+        let at_most = |value: &Option<Quantity>, limit: &Option<Quantity>| match (value, limit) {
+            (Some(value), Some(limit)) => Some(value.clone().min(limit.clone())),
+            (value, _) => value.clone(),
+        };
+        let at_least = |limit: &Option<Quantity>, request: &Option<Quantity>| match (limit, request) {
+            (Some(limit), Some(request)) => Some(limit.clone().max(request.clone())),
+            (limit, _) => limit.clone(),
+        };
+        self.memory_limit = self.memory_limit.or_else(|| at_least(&defaults.memory_limit, &self.memory_request));
+        self.cpu_limit = self.cpu_limit.or_else(|| at_least(&defaults.cpu_limit, &self.cpu_request));
+        self.memory_request = self.memory_request.or_else(|| at_most(&defaults.memory_request, &self.memory_limit));
+        self.cpu_request = self.cpu_request.or_else(|| at_most(&defaults.cpu_request, &self.cpu_limit));
         self
     }
 }
@@ -115,6 +199,15 @@ pub enum LogLevel {
     Debug,
     /// Everything.
     Trace,
+}
+
+impl FromStr for LogLevel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|level| level.as_str() == text);
+        found.ok_or_else(|| format!("is `{}`: write {LEVELS}", excerpt(text)))
+    }
 }
 
 impl LogLevel {
@@ -180,12 +273,13 @@ const MEMORY: &str = "bytes with or without a suffix, such as `64Mi`";
 const LEVELS: &str = "error, warn, info, debug or trace";
 
 impl Settings {
-    /// Reads the annotations of a pod, and those of its namespace where the pod has none of that name.
+    /// Reads the annotations of a pod, and those of its namespace where the pod has none of that name. `defaults`
+    /// count where neither says anything.
     ///
     /// # Errors
     ///
     /// Everything that is wrong, not only the first.
-    pub fn read(pod: &Pod, namespace: &Namespace) -> Result<Self, Vec<InvalidSetting>> {
+    pub fn read(pod: &Pod, namespace: &Namespace, defaults: &Defaults) -> Result<Self, Vec<InvalidSetting>> {
         let mut annotations = Annotations { pod: &pod.metadata, namespace, errors: Vec::new() };
         let skip_inbound_ports = annotations.ports(SKIP_INBOUND_PORTS);
         let skip_outbound_ports = annotations.ports(SKIP_OUTBOUND_PORTS);
@@ -196,11 +290,8 @@ impl Settings {
             "permissive" | "strict" => Ok(()),
             _ => Err("this is neither".into()),
         });
-        let log_level = annotations.read(LOG_LEVEL, LEVELS, |text| {
-            let level = LogLevel::ALL.into_iter().find(|level| level.as_str() == text);
-            level.ok_or_else(|| "this is no level".into())
-        });
-        let resources = annotations.resources();
+        let log_level = annotations.read(LOG_LEVEL, LEVELS, |text| text.parse().map_err(|_: String| "this is no level".into()));
+        let own = annotations.resources();
         if !annotations.errors.is_empty() {
             return Err(annotations.errors);
         }
@@ -208,8 +299,8 @@ impl Settings {
             skip_inbound_ports: skip_inbound_ports.unwrap_or_default(),
             skip_outbound_ports: skip_outbound_ports.unwrap_or_default(),
             skip_outbound_networks: skip_outbound_networks.unwrap_or_default(),
-            resources: resources.with_defaults(),
-            log_level: log_level.unwrap_or_default(),
+            resources: own.or(&defaults.resources),
+            log_level: log_level.unwrap_or(defaults.log_level),
         })
     }
 }
@@ -304,7 +395,7 @@ mod tests {
 
     fn read(pod: &[(&str, &str)], namespace: &[(&str, &str)]) -> Result<Settings, Vec<InvalidSetting>> {
         let pod = Pod { metadata: annotated(pod), ..Pod::default() };
-        Settings::read(&pod, &Namespace { name: "shop".into(), metadata: annotated(namespace) })
+        Settings::read(&pod, &Namespace { name: "shop".into(), metadata: annotated(namespace) }, &Defaults::default())
     }
 
     fn quantity(text: &str) -> Option<Quantity> {

@@ -3,9 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use crate::installation::{Installation, Placement};
+use crate::pod::Pod;
 use crate::ports::PortSet;
+use crate::probes::{self, Probes};
 use crate::quantity::Quantity;
-use crate::settings::{Resources, Settings};
+use crate::settings::{LogFormat, Resources, Settings};
 
 /// User and group of the sidecar. Redirection tells the sidecar's own traffic by it.
 pub const USER: u32 = 15400;
@@ -22,9 +24,14 @@ const IDENTITY: &str = "weir-identity";
 /// Both.
 pub const VOLUMES: [&str; 2] = [STATE, IDENTITY];
 /// Where the sidecar answers `/ready`, `/live` and `/metrics`.
-const ADMIN_PORT: u16 = 15420;
+pub const ADMIN_PORT: u16 = 15420;
+/// Where redirection sends what the workload opens, and what others open to it.
+const OUTBOUND_PORT: u16 = 15401;
+const INBOUND_PORT: u16 = 15406;
 /// Outbound, inbound, admin.
-pub const PORTS: [u16; 3] = [15401, 15406, ADMIN_PORT];
+pub const PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PORT, ADMIN_PORT];
+/// The setting of [`INIT`] with the ports that do not pass the sidecar.
+pub const SKIP_INBOUND_PORTS: &str = "WEIR_SKIP_INBOUND_PORTS";
 
 const STATE_PATH: &str = "/var/run/weir/state";
 const IDENTITY_PATH: &str = "/var/run/weir/identity";
@@ -35,12 +42,25 @@ const TOKEN_SECONDS: u32 = 3600;
 /// private key that must not reach a disk.
 const STATE_SIZE: &str = "64Mi";
 
+/// Kubernetes' `terminationGracePeriodSeconds` where a pod says nothing.
+const GRACE_SECONDS: i64 = 30;
+/// What an ordinary container leaves of the grace period: enough to end by itself, and not by SIGKILL.
+const GRACE_MARGIN_SECONDS: i64 = 2;
+/// An ordinary container is told to end together with the application and does not learn when that has ended. So long it waits
+/// for another connection of it.
+const QUIET_SECONDS: i64 = 5;
+/// And so long it takes connections of others as before: they need a moment to learn that the pod goes, and the application's own
+/// preStop hook may be waiting for just that.
+const DELAY_SECONDS: i64 = 5;
+/// The longest drain that the sidecar takes for meant.
+const MAX_DRAIN_SECONDS: i64 = 86_400;
+
 /// The sidecar.
 #[must_use]
-pub fn proxy(settings: &Settings, installation: &Installation) -> Value {
+pub fn proxy(pod: &Pod, settings: &Settings, installation: &Installation, probes: &Probes) -> Value {
     let mut container = base(PROXY, settings, installation);
     container.extend(object(json!({
-        "env": environment(settings, installation),
+        "env": environment(pod, settings, installation, probes),
         "ports": [{"name": "weir-admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}],
         "startupProbe": probe("/ready", &Probe { period_seconds: 1, failures: 300 }),
         "readinessProbe": probe("/ready", &Probe { period_seconds: 2, failures: 3 }),
@@ -73,15 +93,22 @@ pub fn init(settings: &Settings, installation: &Installation) -> Value {
     // Probes and scrapes of the sidecar itself go to it directly.
     let skip_inbound = settings.skip_inbound_ports.union(&PortSet::of(&[ADMIN_PORT]));
     let mut container = base(INIT, settings, installation);
+    let mut environment = entries(json!([
+        // Said although they are the defaults: a Service that is called `weir-outbound` sets WEIR_OUTBOUND_PORT in every pod
+        // of its namespace, to an address.
+        {"name": "WEIR_OUTBOUND_PORT", "value": OUTBOUND_PORT.to_string()},
+        {"name": "WEIR_INBOUND_PORT", "value": INBOUND_PORT.to_string()},
+        {"name": "WEIR_ADMIN_PORT", "value": ADMIN_PORT.to_string()},
+        {"name": SKIP_INBOUND_PORTS, "value": skip_inbound.to_string()},
+        {"name": "WEIR_SKIP_OUTBOUND_PORTS", "value": settings.skip_outbound_ports.to_string()},
+        {"name": "WEIR_SKIP_OUTBOUND_CIDRS", "value": networks.join(",")},
+        {"name": "WEIR_PROXY_UID", "value": USER.to_string()},
+        {"name": "WEIR_LOG_LEVEL", "value": settings.log_level.as_str()},
+    ]));
+    environment.extend(log_format(installation));
     container.extend(object(json!({
         "args": ["init"],
-        "env": [
-            {"name": "WEIR_SKIP_INBOUND_PORTS", "value": skip_inbound.to_string()},
-            {"name": "WEIR_SKIP_OUTBOUND_PORTS", "value": settings.skip_outbound_ports.to_string()},
-            {"name": "WEIR_SKIP_OUTBOUND_CIDRS", "value": networks.join(",")},
-            {"name": "WEIR_PROXY_UID", "value": USER.to_string()},
-            {"name": "WEIR_LOG_LEVEL", "value": settings.log_level.as_str()},
-        ],
+        "env": environment,
         "securityContext": {
             "runAsUser": 0,
             "runAsGroup": 0,
@@ -134,10 +161,10 @@ fn base(name: &str, settings: &Settings, installation: &Installation) -> Map<Str
     container
 }
 
-fn environment(settings: &Settings, installation: &Installation) -> Value {
+fn environment(pod: &Pod, settings: &Settings, installation: &Installation, probes: &Probes) -> Value {
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let value = |name: &str, value: &str| json!({"name": name, "value": value});
-    json!([
+    let mut environment = vec![
         field("WEIR_POD_NAME", "metadata.name"),
         field("WEIR_POD_NAMESPACE", "metadata.namespace"),
         field("WEIR_SERVICE_ACCOUNT", "spec.serviceAccountName"),
@@ -148,8 +175,27 @@ fn environment(settings: &Settings, installation: &Installation) -> Value {
         value("WEIR_TRUST_BUNDLE", &format!("{IDENTITY_PATH}/ca.crt")),
         value("WEIR_TOKEN", &format!("{IDENTITY_PATH}/token")),
         value("WEIR_STATE_DIR", STATE_PATH),
+        value("WEIR_EXPECT_REDIRECTION", "true"),
         value("WEIR_LOG_LEVEL", settings.log_level.as_str()),
-    ])
+    ];
+    environment.extend(log_format(installation));
+    if installation.kubernetes.placement() == Placement::Container {
+        let grace = pod.spec.termination_grace_period_seconds.unwrap_or(GRACE_SECONDS);
+        let drain = grace.saturating_sub(GRACE_MARGIN_SECONDS).clamp(1, MAX_DRAIN_SECONDS);
+        environment.push(value("WEIR_DRAIN_TIMEOUT", &format!("{drain}s")));
+        environment.push(value("WEIR_DRAIN_DELAY", &format!("{}s", DELAY_SECONDS.min(drain / 2))));
+        environment.push(value("WEIR_DRAIN_QUIET", &format!("{QUIET_SECONDS}s")));
+    }
+    if !probes.is_empty() {
+        environment.push(value(probes::VARIABLE, &probes.to_text()));
+    }
+    environment.into()
+}
+
+/// How log lines look, where that is not the default.
+fn log_format(installation: &Installation) -> Option<Value> {
+    let format = installation.sidecars.log_format;
+    (format != LogFormat::default()).then(|| json!({"name": "WEIR_LOG_FORMAT", "value": format.as_str()}))
 }
 
 /// How often a probe asks, and after how many failures it gives up.
@@ -177,6 +223,11 @@ fn resources(resources: &Resources) -> Value {
 fn amounts(cpu: Option<&Quantity>, memory: Option<&Quantity>) -> Value {
     let set = [("cpu", cpu), ("memory", memory)].into_iter();
     set.filter_map(|(name, amount)| Some((name, amount?.to_string()))).collect()
+}
+
+/// The items of an array written as a literal.
+fn entries(literal: Value) -> Vec<Value> {
+    if let Value::Array(items) = literal { items } else { Vec::new() }
 }
 
 /// The members of an object written as a literal.

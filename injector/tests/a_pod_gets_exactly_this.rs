@@ -61,6 +61,24 @@ fn a_pod_of_a_cluster_without_native_sidecars() {
 }
 
 #[test]
+fn a_pod_with_probes_and_hooks() {
+    let pod = json!({
+        "metadata": {"name": "web"},
+        "spec": {
+            "containers": [{
+                "name": "app",
+                "ports": [{"name": "web", "containerPort": 8080}],
+                "startupProbe": {"exec": {"command": ["test", "-e", "/ready"]}},
+                "readinessProbe": {"httpGet": {"port": "web", "path": "/healthz", "scheme": "HTTPS"}, "timeoutSeconds": 3},
+                "livenessProbe": {"grpc": {"port": 9090}, "periodSeconds": 5},
+                "lifecycle": {"preStop": {"httpGet": {"port": 8080, "path": "/bye"}}},
+            }],
+        },
+    });
+    insta::assert_yaml_snapshot!(injected(&pod, &Value::Null, NATIVE));
+}
+
+#[test]
 fn a_refused_pod() {
     let pod = json!({
         "metadata": {"annotations": {"weir.dev/mtls": "yes", "weir.dev/proxy-memory-limit": "64MB"}},

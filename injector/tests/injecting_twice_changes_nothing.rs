@@ -16,7 +16,8 @@ fn installation(minor: u16) -> Installation {
 
 /// Absent, `null`, or a list of objects with names.
 fn items(prefix: &'static str) -> impl Strategy<Value = Option<Value>> {
-    let named = move |count: usize| Some((0..count).map(|i| json!({"name": format!("{prefix}{i}"), "x": i})).collect());
+    let item = move |i| json!({"name": format!("{prefix}{i}"), "x": i, "readinessProbe": {"tcpSocket": {"port": 8080 + i}}});
+    let named = move |count: usize| Some((0..count).map(item).collect());
     prop_oneof![Just(None), Just(Some(Value::Null)), (0..4_usize).prop_map(named)]
 }
 
@@ -103,7 +104,7 @@ proptest! {
             prop_assert_eq!(&init[..2], ["weir-init", "weir-proxy"]);
         } else {
             prop_assert_eq!(redirection, init.len() - 1);
-            prop_assert_eq!(names(&once, "containers").pop().expect("a container"), "weir-proxy");
+            prop_assert_eq!(&names(&once, "containers")[0], "weir-proxy");
         }
     }
 

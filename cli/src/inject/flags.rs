@@ -98,6 +98,7 @@ impl InjectArgs {
             cluster_domain: self.cluster_domain.clone(),
             trust_bundle: self.trust_bundle_configmap.clone(),
             kubernetes,
+            sidecars: defaults.sidecars,
         };
         Ok(Settings { namespace, installation })
     }

@@ -9,7 +9,7 @@
 mod flags;
 mod plan;
 mod workload;
-mod yaml;
+pub(crate) mod yaml;
 
 use std::fs::File;
 use std::io::{self, Read, Write};

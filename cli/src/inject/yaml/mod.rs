@@ -12,6 +12,21 @@ mod write;
 pub(super) use edit::{Edit, apply, rewrite};
 pub(super) use tree::{Document, parse};
 
+/// The documents of a text.
+///
+/// # Errors
+///
+/// Where it stops being YAML, and why.
+pub(crate) fn read(text: &str) -> Result<Vec<serde_json::Value>, String> {
+    let documents = parse(text).map_err(|error| format!("line {}: {}", error.line, error.message))?;
+    Ok(documents.iter().map(|document| document.root.to_json()).collect())
+}
+
+/// A value in block style, which ends with a new line.
+pub(crate) fn block(value: &serde_json::Value) -> String {
+    write::Layout::default().block(value, 0, None)
+}
+
 /// A value in block style, for tests.
 #[cfg(test)]
 pub(super) fn written(value: &serde_json::Value, list_offset: usize) -> String {
