@@ -2,9 +2,9 @@
 //!
 //! [`App`] says what to run; [`RunningApp`] is it, on its address, and can be programmed and asked while it runs.
 
-mod grpc;
-mod http;
-mod tcp;
+pub(crate) mod grpc;
+pub(crate) mod http;
+pub(crate) mod tcp;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, TcpListener as StdListener};

@@ -19,6 +19,12 @@ pub fn control_plane() -> PathBuf {
     binary("weir-control-plane")
 }
 
+/// The user's command.
+#[must_use]
+pub fn weir() -> PathBuf {
+    binary("weir")
+}
+
 fn binary(name: &str) -> PathBuf {
     let path = directory().join(name);
     assert!(
@@ -61,7 +67,7 @@ fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .current_dir(workspace())
-        .args(["build", "--quiet", "--profile", "quick", "--bins", "-p", "weir-proxy", "-p", "weir-control-plane"])
+        .args(["build", "--quiet", "--profile", "quick", "--bins", "-p", "weir-proxy", "-p", "weir-control-plane", "-p", "weir"])
         .status()
         .expect("cargo runs");
     assert!(status.success(), "the binaries under test do not build; see the compiler's messages above");

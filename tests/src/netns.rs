@@ -1,9 +1,11 @@
 //! Network namespaces: workloads that have the network of a pod, redirection included.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,9 +23,12 @@ use crate::{binaries, tools};
 /// The user that sidecars run as, whose traffic is not redirected.
 pub const SIDECAR_USER: u32 = 15400;
 
-/// A network namespace. It is removed with the scenario.
+/// A network namespace. One that the harness made is removed with the scenario.
 pub struct Namespace {
     name: String,
+    /// What it is entered by.
+    handle: PathBuf,
+    made: bool,
 }
 
 impl Namespace {
@@ -37,9 +42,55 @@ impl Namespace {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("weir-{}-{}-{purpose}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         ip(&["netns", "add", &name]);
-        let namespace = Self { name };
+        let handle = Path::new("/run/netns").join(&name);
+        let namespace = Self { name, handle, made: true };
         namespace.ip(&["link", "set", "lo", "up"]);
         namespace
+    }
+
+    /// One that somebody else made and removes, such as a pod's, by the file that it is mounted on.
+    #[must_use]
+    pub fn existing(handle: &Path) -> Self {
+        let name = handle.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self { name, handle: handle.to_owned(), made: false }
+    }
+
+    /// The processes in it.
+    #[must_use]
+    pub fn processes(&self) -> Vec<u32> {
+        let inode = |path: &Path| std::fs::metadata(path).ok().map(|metadata| metadata.ino());
+        let wanted = inode(&self.handle);
+        let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| wanted.is_some() && inode(Path::new(&format!("/proc/{pid}/ns/net"))) == wanted).collect()
+    }
+
+    /// Records every packet that its interfaces carry from now on, if `wanted`.
+    ///
+    /// # Panics
+    ///
+    /// When packets cannot be captured.
+    #[must_use]
+    pub fn capture(&self, wanted: fn(&[u8]) -> bool) -> Capture {
+        /// `ETH_P_ALL`, in network byte order as the kernel wants it.
+        const EVERY_PROTOCOL: i32 = 0x0300;
+        let socket = self.enter(|| Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(EVERY_PROTOCOL))));
+        let mut socket = socket.expect("packets can be captured");
+        socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout can be set");
+        socket.set_recv_buffer_size(8 << 20).expect("the buffer can grow");
+        let (bytes, done) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (record, stop) = (Arc::clone(&bytes), Arc::clone(&done));
+        let thread = std::thread::spawn(move || {
+            let mut packet = vec![0; 1 << 16];
+            while !stop.load(Ordering::Relaxed) {
+                if let Ok(count) = socket.read(&mut packet)
+                    && wanted(&packet[..count])
+                {
+                    record.lock().unwrap().extend_from_slice(&packet[..count]);
+                }
+            }
+        });
+        Capture { bytes, done, thread: Some(thread) }
     }
 
     /// Does something inside. Sockets and processes that it makes belong to the namespace, wherever they are used later.
@@ -48,12 +99,20 @@ impl Namespace {
     ///
     /// When the namespace cannot be entered.
     pub fn enter<T: Send>(&self, action: impl FnOnce() -> T + Send) -> T {
-        let handle = File::open(format!("/run/netns/{}", self.name)).expect("the namespace is there");
+        self.try_enter(action).unwrap_or_else(|error| panic!("{} cannot be entered: {error}", self.handle.display()))
+    }
+
+    /// Does something inside, if it is still there.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be entered.
+    fn try_enter<T: Send>(&self, action: impl FnOnce() -> T + Send) -> io::Result<T> {
+        let handle = File::open(&self.handle)?;
         std::thread::scope(|scope| {
             let inside = scope.spawn(move || {
-                move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network))
-                    .expect("the namespace can be entered");
-                action()
+                move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network))?;
+                Ok(action())
             });
             inside.join().expect("the action ends in order")
         })
@@ -74,8 +133,8 @@ impl Namespace {
     /// # Errors
     ///
     /// When nobody accepts it.
-    pub fn connect(&self, address: SocketAddr) -> std::io::Result<tokio::net::TcpStream> {
-        let stream = self.enter(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)))?;
+    pub fn connect(&self, address: SocketAddr) -> io::Result<tokio::net::TcpStream> {
+        let stream = self.try_enter(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)))??;
         stream.set_nonblocking(true)?;
         tokio::net::TcpStream::from_std(stream)
     }
@@ -96,14 +155,23 @@ impl Namespace {
         self.enter(|| Process::spawn(name, command, directory))
     }
 
+    /// Runs a program inside to its end, if the namespace is still there, and answers with its output.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub fn try_output(&self, mut command: Command) -> io::Result<std::process::Output> {
+        self.try_enter(|| command.output())?
+    }
+
     /// Runs a program inside to its end and answers with its output.
     ///
     /// # Panics
     ///
     /// When it does not start.
     #[must_use]
-    pub fn output(&self, mut command: Command) -> std::process::Output {
-        self.enter(|| command.output()).expect("the program starts")
+    pub fn output(&self, command: Command) -> std::process::Output {
+        self.try_output(command).expect("the program starts")
     }
 
     /// Puts the redirection of a meshed pod in place, as a pod's init container does.
@@ -145,7 +213,9 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = Command::new(tools::require("ip")).args(["netns", "del", &self.name]).status();
+        if self.made {
+            let _ = Command::new(tools::require("ip")).args(["netns", "del", &self.name]).status();
+        }
     }
 }
 
@@ -202,23 +272,7 @@ impl Fabric {
     /// When packets cannot be captured.
     #[must_use]
     pub fn capture(&self) -> Capture {
-        /// `ETH_P_ALL`, in network byte order as the kernel wants it.
-        const EVERY_PROTOCOL: i32 = 0x0300;
-        let socket = self.inside.enter(|| Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(EVERY_PROTOCOL))));
-        let mut socket = socket.expect("packets can be captured");
-        socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout can be set");
-        socket.set_recv_buffer_size(8 << 20).expect("the buffer can grow");
-        let (bytes, done) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let (record, stop) = (Arc::clone(&bytes), Arc::clone(&done));
-        let thread = std::thread::spawn(move || {
-            let mut packet = vec![0; 1 << 16];
-            while !stop.load(Ordering::Relaxed) {
-                if let Ok(count) = socket.read(&mut packet) {
-                    record.lock().unwrap().extend_from_slice(&packet[..count]);
-                }
-            }
-        });
-        Capture { bytes, done, thread: Some(thread) }
+        self.inside.capture(|_| true)
     }
 }
 

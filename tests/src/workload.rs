@@ -22,6 +22,7 @@ pub struct WorkloadBuilder {
     namespace: String,
     service_account: String,
     app: Option<App>,
+    app_at: Option<SocketAddr>,
     meshed: bool,
     annotations: Vec<(String, String)>,
     environment: BTreeMap<String, String>,
@@ -36,6 +37,7 @@ impl WorkloadBuilder {
             namespace: NAMESPACE.to_owned(),
             service_account: name.to_owned(),
             app: None,
+            app_at: None,
             meshed: true,
             annotations: Vec::new(),
             environment: BTreeMap::new(),
@@ -47,6 +49,12 @@ impl WorkloadBuilder {
     #[must_use]
     pub fn app(self, app: App) -> Self {
         Self { app: Some(app), ..self }
+    }
+
+    /// With an application at this address that the scenario runs itself.
+    #[must_use]
+    pub fn app_at(self, address: SocketAddr) -> Self {
+        Self { app_at: Some(address), ..self }
     }
 
     /// Without a sidecar.
@@ -122,8 +130,10 @@ impl WorkloadBuilder {
         };
         self.ground.manifests.write(&format!("pod-{}", self.name), &pod.yaml());
         let at_pod = SocketAddr::new(address.into(), POD_PORT);
-        let at_app = if self.meshed { SocketAddr::new(address::loopback().into(), POD_PORT) } else { at_pod };
-        let inbound = (self.app.is_some() && self.meshed).then(|| format!("{at_pod}={at_app}"));
+        let at_app = if let Some(address) = self.app_at {
+            address
+        } else if self.meshed { SocketAddr::new(address::loopback().into(), POD_PORT) } else { at_pod };
+        let inbound = ((self.app.is_some() || self.app_at.is_some()) && self.meshed).then(|| format!("{at_pod}={at_app}"));
         let app = self.app.clone().map(|app| app.start(at_app));
         let settings = self.settings(address, inbound.as_deref());
         let proxy = self.meshed.then(|| settings.spawn());

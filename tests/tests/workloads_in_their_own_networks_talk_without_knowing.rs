@@ -28,6 +28,7 @@ const CALLER_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 2);
 const REVIEWS_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 2);
 const STRANGER: Ipv4Addr = Ipv4Addr::new(10, 244, 3, 2);
 const CALLER: &str = "spiffe://cluster.local/ns/shop/sa/caller";
+const REVIEWS: &str = "spiffe://cluster.local/ns/shop/sa/reviews";
 
 /// A pod: a namespace with redirection, and the sidecar in it as the sidecar's own user.
 struct PodNetwork {
@@ -186,6 +187,7 @@ async fn redirected_workloads_are_routed_secured_and_reached_from_outside() {
     cluster.reaches().await;
     the_frontend_is_the_address_and_not_the_host(&cluster);
     a_pods_own_address_is_secured_too(&cluster).await;
+    a_workload_that_is_an_endpoint_of_what_it_calls_reaches_itself(&cluster).await;
     raw_tcp_is_carried_with_its_half_close(&cluster).await;
     many_requests_pass_on_kept_connections(&cluster).await;
     who_has_no_sidecar_may_enter_in_plaintext(&cluster).await;
@@ -209,6 +211,19 @@ async fn a_pods_own_address_is_secured_too(cluster: &Cluster) {
     })
     .await;
     assert_eq!(answer.seen_header("weir-client-id"), [CALLER]);
+}
+
+/// What a pod sends to its own address does not pass its inbound side.
+async fn a_workload_that_is_an_endpoint_of_what_it_calls_reaches_itself(cluster: &Cluster) {
+    let answer = until("the workload reaches itself by its Service", async || {
+        let answer = cluster.reviews.namespace.get((CLUSTER_IP, 80).into(), "/self").await?;
+        ensure(answer.status == 200, || format!("{answer:?}")).map(|()| answer)
+    })
+    .await;
+    assert_eq!((answer.app(), answer.seen_header("weir-client-id")), ("reviews", vec![REVIEWS.to_owned()]));
+    let mut raw = Raw::over(cluster.reviews.namespace.connect((TCP_CLUSTER_IP, 9000).into()).unwrap());
+    raw.write("to itself").await;
+    raw.until("to itself").await;
 }
 
 async fn raw_tcp_is_carried_with_its_half_close(cluster: &Cluster) {

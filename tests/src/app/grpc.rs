@@ -12,7 +12,7 @@ use prost::Message;
 use crate::body::{self, Outgoing};
 
 /// What the paths of its methods begin with.
-pub(super) const PREFIX: &str = "/weir.test.Echo/";
+pub(crate) const PREFIX: &str = "/weir.test.Echo/";
 
 /// The only message.
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -56,7 +56,7 @@ impl Words {
 }
 
 /// Answers one call.
-pub(super) async fn answer(app: &str, request: Request<Incoming>) -> Response<Outgoing> {
+pub(crate) async fn answer(app: &str, request: Request<Incoming>) -> Response<Outgoing> {
     let response = Response::builder().header("content-type", "application/grpc").header("x-app", app);
     let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
     let built = match method.as_str() {

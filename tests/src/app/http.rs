@@ -157,26 +157,8 @@ impl Exchange {
         response
     }
 
-    /// What the request looked like from here.
     async fn describe(&self, request: Request<Incoming>) -> Response<Outgoing> {
-        let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (name, value) in request.headers() {
-            headers.entry(name.to_string()).or_default().push(String::from_utf8_lossy(value.as_bytes()).into_owned());
-        }
-        let mut seen = serde_json::json!({
-            "app": &*self.name,
-            "method": request.method().as_str(),
-            "path": request.uri().path(),
-            "query": request.uri().query(),
-            "authority": request.uri().authority().map(|authority| authority.as_str()),
-            "version": version(request.version()),
-            "headers": headers,
-        });
-        match request.into_body().collect().await {
-            Ok(body) => seen["body"] = String::from_utf8_lossy(&body.to_bytes()).into(),
-            Err(error) => seen["broken"] = error.to_string().into(),
-        }
-        self.text(seen.to_string())
+        self.text(describe(&self.name, request).await.to_string())
     }
 
     /// Agrees to the upgrade, then sends back what comes.
@@ -196,6 +178,28 @@ impl Exchange {
         response.headers_mut().extend(protocol.map(|protocol| (header::UPGRADE, protocol)));
         response
     }
+}
+
+/// What the request looked like from here.
+pub(crate) async fn describe(app: &str, request: Request<Incoming>) -> serde_json::Value {
+    let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in request.headers() {
+        headers.entry(name.to_string()).or_default().push(String::from_utf8_lossy(value.as_bytes()).into_owned());
+    }
+    let mut seen = serde_json::json!({
+        "app": app,
+        "method": request.method().as_str(),
+        "path": request.uri().path(),
+        "query": request.uri().query(),
+        "authority": request.uri().authority().map(|authority| authority.as_str()),
+        "version": version(request.version()),
+        "headers": headers,
+    });
+    match request.into_body().collect().await {
+        Ok(body) => seen["body"] = String::from_utf8_lossy(&body.to_bytes()).into(),
+        Err(error) => seen["broken"] = error.to_string().into(),
+    }
+    seen
 }
 
 /// The body and its trailers, as they come.

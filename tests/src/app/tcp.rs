@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Sends back what it gets, and after the client's half-close `bye COUNT`. An error ends the connection: the client notices.
-pub(super) async fn echo(mut stream: TcpStream) {
+pub(crate) async fn echo(mut stream: TcpStream) {
     if let Some(total) = copy_back(&mut stream).await {
         let _ = stream.write_all(format!("bye {total}").as_bytes()).await;
         let _ = stream.shutdown().await;
@@ -12,7 +12,7 @@ pub(super) async fn echo(mut stream: TcpStream) {
 }
 
 /// Greets before the client has said anything, then sends back what it gets.
-pub(super) async fn server_first(mut stream: TcpStream, greeting: &str) {
+pub(crate) async fn server_first(mut stream: TcpStream, greeting: &str) {
     if stream.write_all(greeting.as_bytes()).await.is_ok() {
         copy_back(&mut stream).await;
     }
