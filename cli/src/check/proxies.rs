@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::facts::{After, Ground, Replica};
 use super::finding::{Finding, count, names};
 use super::moment;
-use super::objects::{Proxy, Route};
+use super::objects::{Diagnostic, Proxy, Route};
 use super::webhook::now;
 use crate::cluster::one_line;
 
@@ -126,7 +126,10 @@ fn routes(after: &After) -> Vec<Finding> {
     }
     // All replicas see the same objects.
     let diagnostics = after.replicas.iter().find_map(|replica| replica.diagnostics.as_ref().ok());
-    for diagnostic in diagnostics.into_iter().flatten().filter(|diagnostic| diagnostic.level == "error") {
+    // What stands in a route's status has been said.
+    let said: Vec<String> = after.routes.iter().flatten().filter(|one| route(one).is_some()).map(full_name).collect();
+    let is_new = |diagnostic: &&Diagnostic| diagnostic.level == "error" && !said.iter().any(|name| diagnostic.text.contains(name));
+    for diagnostic in diagnostics.into_iter().flatten().filter(is_new) {
         findings.push(Finding::warning(ROUTES, one_line(&diagnostic.text), "", "correct the object and apply it again"));
     }
     if findings.is_empty() {
@@ -134,6 +137,11 @@ fn routes(after: &After) -> Vec<Finding> {
         findings.push(Finding::good(ROUTES, format!("{} accepted", count(number, "route"))));
     }
     findings
+}
+
+/// `HTTPRoute shop/web`
+fn full_name(route: &Route) -> String {
+    format!("{} {}/{}", route.kind, route.metadata.namespace, route.metadata.name)
 }
 
 fn of_ours(route: &Route) -> impl Iterator<Item = &super::objects::RouteParent> {
@@ -145,7 +153,7 @@ fn route(route: &Route) -> Option<Finding> {
         condition.status == "False" && matches!(condition.r#type.as_str(), "Accepted" | "ResolvedRefs")
     })?;
     let (namespace, name) = (&route.metadata.namespace, &route.metadata.name);
-    let what = format!("{} {namespace}/{name}: {} is false ({})", route.kind, bad.r#type, bad.reason);
+    let what = format!("{}: {} is false ({})", full_name(route), bad.r#type, bad.reason);
     let fix = format!("kubectl get {} {name} --namespace {namespace} --output yaml", route.kind.to_lowercase());
     Some(Finding::warning(ROUTES, what, one_line(&bad.message), fix))
 }

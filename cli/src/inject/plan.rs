@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use weir_injector::decide::{Decision, Refusal, decide, warnings};
+use weir_injector::decide::{Decision, Refusal, SkipReason, decide, warnings};
 use weir_injector::installation::Placement;
 use weir_injector::patch;
 use weir_injector::pod::{Namespace, Pod};
@@ -157,6 +157,7 @@ impl Plan<'_> {
                 self.warn(&subject, &warnings(&pod));
                 self.warn_of_what_never_ends(&subject, kind);
             }
+            Decision::Skip(SkipReason::AlreadyInjected) => self.complete(&subject, template),
             Decision::Skip(reason) => self.note(&subject, "skipped", &format!(": {reason}")),
             Decision::Refuse(refusals) => {
                 for refusal in refusals {
@@ -171,6 +172,19 @@ impl Plan<'_> {
                 &subject,
                 &[format!("{INJECT} counts on the pod template (`{way}.metadata`), and not on the {}", kind.name)],
             );
+        }
+    }
+
+    /// Sends through the sidecar that a pod has what was added since: containers and probes.
+    fn complete(&mut self, subject: &Subject<'_>, template: &mut Value) {
+        let patch = patch::complete(template);
+        if let Err(misfit) = patch::apply(template, &patch) {
+            return self.error(subject, None, &misfit.to_string());
+        }
+        if patch.is_empty() {
+            self.note(subject, "skipped", &format!(": {}", SkipReason::AlreadyInjected));
+        } else {
+            self.note(subject, "completed", ": its probes go through the sidecar that it has");
         }
     }
 

@@ -42,6 +42,19 @@ fn a_namespace_of_the_input_decides_wherever_it_stands() {
 }
 
 #[test]
+fn a_probe_that_is_added_to_an_injected_pod_goes_through_its_sidecar() {
+    let injected = one(POD).text;
+    let again = one(&injected);
+    assert_eq!(again.text, injected);
+    assert!(again.notes[0].contains("skipped Pod shop/web: it has one already"), "{:?}", again.notes);
+    let probe = "  - name: web\n    livenessProbe: {tcpSocket: {port: 8080}}\n";
+    let completed = one(&injected.replace("  - name: web\n", probe));
+    assert_eq!(completed.notes, ["a.yaml:1: completed Pod shop/web: its probes go through the sidecar that it has"]);
+    assert!(completed.text.contains("/probe/web/liveness") && completed.text.contains("WEIR_PROBES"), "{}", completed.text);
+    assert_eq!(one(&completed.text).text, completed.text);
+}
+
+#[test]
 fn an_object_without_a_namespace_is_in_the_one_of_the_command_line() {
     let system = Settings { namespace: "kube-system".into(), ..settings(29) };
     let skipped = inject(&[input("a.yaml", POD)], &system).unwrap();
