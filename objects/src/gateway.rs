@@ -185,6 +185,26 @@ pub struct GatewayFilter {
     pub request_redirect: Option<RedirectSpec>,
     /// For `URLRewrite`.
     pub url_rewrite: Option<RewriteSpec>,
+    /// For `CORS`.
+    pub cors: Option<CorsSpec>,
+}
+
+/// Cross-origin resource sharing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "a mapping (CORS)")]
+pub struct CorsSpec {
+    /// Who may read the answers: `*`, `https://example.com`, `https://*.example.com`.
+    pub allow_origins: Vec<String>,
+    /// Whether cookies may be sent along.
+    pub allow_credentials: Option<bool>,
+    /// Methods, or `*`.
+    pub allow_methods: Vec<String>,
+    /// Request headers, or `*`.
+    pub allow_headers: Vec<String>,
+    /// Headers of the answer that a script may read, or `*`.
+    pub expose_headers: Vec<String>,
+    /// Seconds for which a preflight's answer may be remembered; 5 if it is not given.
+    pub max_age: Option<i64>,
 }
 
 /// Changes of headers.

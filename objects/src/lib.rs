@@ -24,9 +24,9 @@ use weir_core::names::{Label, ObjectName};
 pub use annotations::{MESHED, MTLS, OPAQUE_PORTS, PolicyAnnotations};
 pub use field::{FieldPath, Problem, Segment, excerpt};
 pub use gateway::{
-    BackendRefSpec, GatewayFilter, GrpcMatchSpec, GrpcMethodSpec, GrpcRouteSpec, GrpcRuleSpec, HeaderFilterSpec, HeaderSpec,
-    HttpMatchSpec, HttpRouteSpec, HttpRuleSpec, KeyValueMatchSpec, ParentRefSpec, PathModifierSpec, RedirectSpec, RetrySpec,
-    RewriteSpec, RouteMetadata, TimeoutsSpec, TypedValueSpec,
+    BackendRefSpec, CorsSpec, GatewayFilter, GrpcMatchSpec, GrpcMethodSpec, GrpcRouteSpec, GrpcRuleSpec, HeaderFilterSpec,
+    HeaderSpec, HttpMatchSpec, HttpRouteSpec, HttpRuleSpec, KeyValueMatchSpec, ParentRefSpec, PathModifierSpec, RedirectSpec,
+    RetrySpec, RewriteSpec, RouteMetadata, TimeoutsSpec, TypedValueSpec,
 };
 pub use port_set::PortSet;
 pub use service::{Service, ServiceForm, ServicePort};

@@ -134,6 +134,50 @@ async fn redirects_are_answered_and_rewrites_are_carried_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_browsers_question_is_answered_and_the_answer_says_who_may_read_it() {
+    let (_mesh, caller, _backends) = routed(
+        "
+        - filters:
+          - type: CORS
+            cors:
+              allowOrigins: ['https://*.shop.example']
+              allowMethods: [GET, PUT]
+              allowHeaders: [x-cart]
+              exposeHeaders: [x-total]
+              allowCredentials: true
+              maxAge: 60
+          backendRefs: [{name: reviews-v1, port: 80}]",
+    )
+    .await;
+    let ask = |method: Method, origin: &'static str| caller.client().request(method, "http://reviews/").header("origin", origin);
+    let preflight = |origin| {
+        let request = ask(Method::OPTIONS, origin).header("access-control-request-method", "PUT");
+        request.header("access-control-request-headers", "x-cart")
+    };
+    let answer = preflight("https://web.shop.example").send().await;
+    assert_eq!((answer.status.as_u16(), answer.header("weir-error")), (204, None), "no backend is asked");
+    for (name, value) in [
+        ("access-control-allow-origin", "https://web.shop.example"),
+        ("access-control-allow-methods", "GET, PUT"),
+        ("access-control-allow-headers", "x-cart"),
+        ("access-control-allow-credentials", "true"),
+        ("access-control-max-age", "60"),
+        ("vary", "Origin"),
+    ] {
+        assert_eq!(answer.header(name), Some(value), "{name}");
+    }
+    let answer = preflight("https://evil.example").send().await;
+    assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (204, None));
+
+    let answer = ask(Method::GET, "https://web.shop.example").send().await;
+    assert_eq!((answer.status.as_u16(), answer.app()), (200, "reviews-v1"));
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://web.shop.example"));
+    assert_eq!(answer.header("access-control-expose-headers"), Some("x-total"));
+    let answer = ask(Method::GET, "https://evil.example").send().await;
+    assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (200, None));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_application_sees_the_host_that_the_client_wrote() {
     let (_mesh, caller, _backends) = routed(BY_EVERYTHING).await;
     for host in ["reviews", "reviews.shop:80"] {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use weir_core::authz::MtlsMode;
 use weir_core::names::{BackendRef, ServiceRef};
+use weir_core::route::filter::cors::{Cors, Names};
 use weir_core::route::{
     Filter, HeaderChanges, HttpMatch, HttpRule, PathChange, PathMatch, Redirect, RetryPolicy, Rewrite, RouteKind, RouteTable,
     ValueMatch, WeightedBackend,
@@ -169,6 +170,7 @@ fn filter(filter: &Filter) -> v1::HttpFilter {
         Filter::ResponseHeaders(changes) => Kind::ResponseHeaders(header_changes(changes)),
         Filter::Redirect(it) => Kind::Redirect(redirect(it)),
         Filter::Rewrite(it) => Kind::Rewrite(rewrite(it)),
+        Filter::Cors(it) => Kind::Cors(cors(it)),
     };
     v1::HttpFilter { kind: Some(kind) }
 }
@@ -201,6 +203,21 @@ fn redirect(it: &Redirect) -> v1::Redirect {
 
 fn rewrite(it: &Rewrite) -> v1::UrlRewrite {
     v1::UrlRewrite { hostname: text_or_empty(it.hostname.as_deref()), path: it.path.as_ref().map(path_change) }
+}
+
+fn cors(it: &Cors) -> v1::Cors {
+    let names = |names: &Names| match names {
+        Names::Any => "*".to_owned(),
+        Names::Listed(list) => list.to_string(),
+    };
+    v1::Cors {
+        origins: it.origins.iter().map(ToString::to_string).collect(),
+        credentials: it.credentials,
+        methods: names(&it.methods),
+        headers: names(&it.headers),
+        expose: names(&it.expose),
+        max_age_seconds: it.max_age,
+    }
 }
 
 fn path_change(change: &PathChange) -> v1::PathRewrite {

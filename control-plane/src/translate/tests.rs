@@ -285,8 +285,8 @@ fn what_is_not_served_spoils_its_rule_and_no_other() {
   - matches: [{path: {value: /mirror}}]
     filters: [{type: RequestMirror, requestMirror: {backendRef: {name: canary, port: 80}}}]
     backendRefs: [{name: reviews, port: 80}]
-  - matches: [{path: {value: /cors}}]
-    filters: [{type: CORS, cors: {}}]
+  - matches: [{path: {value: /auth}}]
+    filters: [{type: ExternalAuth, externalAuth: {}}]
     backendRefs: [{name: reviews, port: 80}]
   - matches: [{path: {value: /ext}}]
     filters: [{type: ExtensionRef}]
@@ -318,9 +318,9 @@ fn what_is_not_served_spoils_its_rule_and_no_other() {
           to shop/reviews:80 weight 1
           INVALID spec.rules[0].filters[0].type: RequestMirror is not served by this version of Weir, and is never skipped: its requests get 500
         Http shop/mixed rule 1 ``
-          match ^ /cors
+          match ^ /auth
           to shop/reviews:80 weight 1
-          INVALID spec.rules[1].filters[0].type: CORS is not served by this version of Weir, and is never skipped: its requests get 500
+          INVALID spec.rules[1].filters[0].type: ExternalAuth is not served by this version of Weir, and is never skipped: its requests get 500
         Http shop/mixed rule 2 ``
           match ^ /ext
           INVALID spec.rules[2].filters[0].type: ExtensionRef is not served by this version of Weir, and is never skipped: its requests get 500
@@ -353,7 +353,7 @@ fn what_is_not_served_spoils_its_rule_and_no_other() {
     HTTPRoute shop/mixed to shop/reviews#http
       Accepted=True Accepted @3: served to every client of Service shop/reviews on port 80
       ResolvedRefs=True ResolvedRefs @3: every backend is a Service that exists
-      PartiallyInvalid=True UnsupportedValue @3: Dropped Rule: 9 of 10 rules cannot be honoured, or not in all parts: spec.rules[0].filters[0].type: RequestMirror is not served by this version of Weir, and is never skipped: its requests get 500; spec.rules[1].filters[0].type: CORS is not served by this version of Weir, and is never skipped: its requests get 500; spec.rules[2].filters[0].type: ExtensionRef is not served by this version of Weir, and is never skipped: its requests get 500; spec.rules[3].filters[0].type: `FromTheFuture` is not a type of filter; spec.rules[4].matches[0].path.type: expected Exact, PathPrefix or RegularExpression, found `Glob`; spec.rules[5].matches[0].path.value: `([` is not a regular expression (RE2): unclosed character class; spec.rules[6].filters: RequestRedirect and URLRewrite cannot be used together; spec.rules[7].backendRefs[1].filters[0].type: RequestMirror is not served by this version of Weir, and is never skipped: its requests get 500; and 1 more
+      PartiallyInvalid=True UnsupportedValue @3: Dropped Rule: 9 of 10 rules cannot be honoured, or not in all parts: spec.rules[0].filters[0].type: RequestMirror is not served by this version of Weir, and is never skipped: its requests get 500; spec.rules[1].filters[0].type: ExternalAuth is not served by this version of Weir, and is never skipped: its requests get 500; spec.rules[2].filters[0].type: ExtensionRef is not served by this version of Weir, and is never skipped: its requests get 500; spec.rules[3].filters[0].type: `FromTheFuture` is not a type of filter; spec.rules[4].matches[0].path.type: expected Exact, PathPrefix or RegularExpression, found `Glob`; spec.rules[5].matches[0].path.value: `([` is not a regular expression (RE2): unclosed character class; spec.rules[6].filters: RequestRedirect and URLRewrite cannot be used together; spec.rules[7].backendRefs[1].filters[0].type: RequestMirror is not served by this version of Weir, and is never skipped: its requests get 500; and 1 more
     "#);
 }
 

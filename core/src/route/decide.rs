@@ -7,7 +7,8 @@ use fastrand::Rng;
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 
-use super::filter::{RequestContext, RequestOutcome, Unapplicable, apply_request};
+use super::filter::cors::{Grant, Sharing};
+use super::filter::{RequestContext, RequestOutcome, Unapplicable, apply_request, sharing};
 use super::model::{Filter, HttpRule, WeightedBackend};
 use super::split;
 use super::table::{Found, RouteTable};
@@ -25,6 +26,15 @@ pub enum Decision<'t> {
         index: usize,
         /// The backend.
         backend: &'t WeightedBackend,
+        /// What the answer says to a browser of another origin.
+        grant: Grant,
+    },
+    /// It is a browser's question whether it may ask across origins, and is answered with 204.
+    Preflight {
+        /// The rule that says what is allowed.
+        rule: &'t HttpRule,
+        /// What is allowed.
+        grant: Grant,
     },
     /// It is answered with a redirect.
     Redirect {
@@ -34,6 +44,8 @@ pub enum Decision<'t> {
         status: StatusCode,
         /// Location.
         location: HeaderValue,
+        /// What the answer says to a browser of another origin.
+        grant: Grant,
     },
     /// It is answered with an error of the mesh's own.
     Refused {
@@ -80,8 +92,12 @@ pub fn decide<'t>(table: &'t RouteTable, parts: &mut Parts, dialled_port: u16, r
     if let Some(why) = &rule.invalid {
         return refused(Refusal::InvalidRule(Arc::clone(why)));
     }
+    let grant = match sharing(&rule.filters, parts) {
+        Sharing::Preflight(grant) => return Decision::Preflight { rule, grant },
+        Sharing::Actual(grant) => grant,
+    };
     let context = RequestContext { prefix_len: found.prefix_len, scheme: "http", dialled_port };
-    if let Some(end) = filtered(rule, &rule.filters, parts, context) {
+    if let Some(end) = filtered(rule, &rule.filters, parts, context, &grant) {
         return end;
     }
     let chosen = split::choose(&rule.backends, rng).and_then(|index| Some((index, rule.backends.get(index)?)));
@@ -89,16 +105,24 @@ pub fn decide<'t>(table: &'t RouteTable, parts: &mut Parts, dialled_port: u16, r
     if let Some(why) = &backend.invalid {
         return refused(Refusal::InvalidBackend(Arc::clone(why)));
     }
-    if let Some(end) = filtered(rule, &backend.filters, parts, context) {
+    if let Some(end) = filtered(rule, &backend.filters, parts, context, &grant) {
         return end;
     }
-    Decision::Forward { found, rule, index, backend }
+    Decision::Forward { found, rule, index, backend, grant }
 }
 
-fn filtered<'t>(rule: &'t HttpRule, filters: &[Filter], parts: &mut Parts, context: RequestContext<'_>) -> Option<Decision<'t>> {
+fn filtered<'t>(
+    rule: &'t HttpRule,
+    filters: &[Filter],
+    parts: &mut Parts,
+    context: RequestContext<'_>,
+    grant: &Grant,
+) -> Option<Decision<'t>> {
     match apply_request(filters, parts, context) {
         RequestOutcome::Continue => None,
-        RequestOutcome::Redirect { status, location } => Some(Decision::Redirect { rule, status, location }),
+        RequestOutcome::Redirect { status, location } => {
+            Some(Decision::Redirect { rule, status, location, grant: grant.clone() })
+        }
         RequestOutcome::Refused(why) => Some(Decision::Refused { rule: Some(rule), why: Refusal::Filter(why) }),
     }
 }
@@ -139,6 +163,7 @@ mod tests {
         let text = match decide(&table, &mut parts, 80, &mut Rng::with_seed(1)) {
             Decision::Forward { backend, .. } => format!("forward {}", backend.backend),
             Decision::Redirect { status, location, .. } => format!("{} {}", status.as_u16(), location.to_str().unwrap()),
+            Decision::Preflight { .. } => "preflight".to_owned(),
             Decision::Refused { rule, why } => format!("refused {} {why:?}", rule.is_some()),
         };
         (text, parts)

@@ -3,6 +3,7 @@
 //! A filter is applied or the request is refused; it is never skipped. What can be known beforehand is said by [`check`], so
 //! that a route with such a filter is refused where it is written; [`apply_request`] finds the rest, and is safe without it.
 
+pub mod cors;
 mod headers;
 mod uri;
 
@@ -80,6 +81,7 @@ pub fn check(filter: &Filter) -> Result<(), Unapplicable> {
         Filter::ResponseHeaders(changes) => headers::check(changes),
         Filter::Redirect(redirect) => uri::check_redirect(redirect),
         Filter::Rewrite(rewrite) => uri::check_rewrite(rewrite),
+        Filter::Cors(_) => Ok(()),
     }
 }
 
@@ -96,12 +98,21 @@ pub fn apply_request(filters: &[Filter], parts: &mut Parts, context: RequestCont
                 Err(error) => Err(error),
             },
             Filter::Rewrite(rewrite) => uri::rewrite(rewrite, parts, context.prefix_len),
+            // Decided once for the rule, before everything else: see [`sharing`].
+            Filter::Cors(_) => Ok(()),
         };
         if let Err(error) = applied {
             return RequestOutcome::Refused(error);
         }
     }
     RequestOutcome::Continue
+}
+
+/// What cross-origin sharing makes of a request, before any other filter has changed it.
+#[must_use]
+pub fn sharing(filters: &[Filter], parts: &Parts) -> cors::Sharing {
+    let cors = filters.iter().find_map(|filter| if let Filter::Cors(cors) = filter { Some(cors) } else { None });
+    cors.map_or_else(|| cors::Sharing::Actual(cors::Grant::default()), |cors| cors.decide(parts))
 }
 
 /// Applies the answer's side of filters in their order. Redirects that a filter made go through it too.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
+use super::filter::cors::Cors;
 use crate::names::{BackendRef, Label, ObjectName};
 
 /// Which kind of route an object is.
@@ -184,6 +185,8 @@ pub enum Filter {
     Redirect(Redirect),
     /// Changes host and path on the way to the backend.
     Rewrite(Rewrite),
+    /// Says which other origins may read the answers, and answers preflights.
+    Cors(Cors),
 }
 
 /// Changes of a header map: first set, then add, then remove.

@@ -1,11 +1,12 @@
 //! Filters of rules and of backends.
 
 use http::{HeaderName, HeaderValue, StatusCode};
+use weir_core::route::filter::cors::{Cors, Names, OriginPattern};
 use weir_core::route::{Filter, HeaderChanges, PathChange, Redirect, Rewrite};
 
 use super::Problems;
 use crate::{
-    FieldPath, GatewayFilter, HeaderFilterSpec, HeaderSpec, PathModifierSpec, RedirectSpec, RewriteSpec, excerpt,
+    CorsSpec, FieldPath, GatewayFilter, HeaderFilterSpec, HeaderSpec, PathModifierSpec, RedirectSpec, RewriteSpec, excerpt,
 };
 
 /// Where filters stand; not every filter may stand everywhere.
@@ -31,7 +32,9 @@ pub(super) fn filters(specs: &[GatewayFilter], place: Place, field: &FieldPath, 
     }
     let requests = count(|it| matches!(it, Filter::RequestHeaders(_)));
     let responses = count(|it| matches!(it, Filter::ResponseHeaders(_)));
+    let sharing = count(|it| matches!(it, Filter::Cors(_)));
     for (name, times) in [
+        ("CORS", sharing),
         ("RequestRedirect", redirects),
         ("URLRewrite", rewrites),
         ("RequestHeaderModifier", requests),
@@ -72,11 +75,16 @@ fn filter(spec: &GatewayFilter, place: Place, field: &FieldPath, problems: &mut 
             let spec = given(spec.url_rewrite.as_ref(), &inner, problems)?;
             rewrite(spec, prefixes_only, &inner, problems).map(Filter::Rewrite)
         }
-        ("RequestRedirect" | "URLRewrite", Place::HttpBackend { .. } | Place::Grpc) => {
+        ("CORS", Place::HttpRule { .. }) => {
+            let inner = field.key("cors");
+            let spec = given(spec.cors.as_ref(), &inner, problems)?;
+            cors(spec, &inner, problems).map(Filter::Cors)
+        }
+        ("RequestRedirect" | "URLRewrite" | "CORS", Place::HttpBackend { .. } | Place::Grpc) => {
             problems.unsupported(field.key("type"), format!("{} cannot stand here", spec.kind));
             None
         }
-        ("RequestMirror" | "CORS" | "ExternalAuth" | "ExtensionRef", _) => {
+        ("RequestMirror" | "ExternalAuth" | "ExtensionRef", _) => {
             let message =
                 format!("{} is not served by this version of Weir, and is never skipped: its requests get 500", spec.kind);
             problems.unsupported(field.key("type"), message);
@@ -164,6 +172,43 @@ fn rewrite(spec: &RewriteSpec, prefixes_only: bool, field: &FieldPath, problems:
     check_hostname(spec.hostname.as_deref(), field, problems);
     let path = spec.path.as_ref().and_then(|path| path_change(path, prefixes_only, &field.key("path"), problems));
     (problems.mark() == mark).then(|| Rewrite { hostname: spec.hostname.as_deref().map(Into::into), path })
+}
+
+/// A browser's default for `Access-Control-Max-Age`, and the Gateway API's.
+const DEFAULT_MAX_AGE: u32 = 5;
+
+fn cors(spec: &CorsSpec, field: &FieldPath, problems: &mut Problems) -> Option<Cors> {
+    let mark = problems.mark();
+    let mut origins = Vec::with_capacity(spec.allow_origins.len());
+    for (i, text) in spec.allow_origins.iter().enumerate() {
+        match text.parse::<OriginPattern>() {
+            Ok(origin) => origins.push(origin),
+            Err(error) => problems.unsupported(field.key("allowOrigins").index(i), error.to_string()),
+        }
+    }
+    let max_age = match spec.max_age.map(u32::try_from) {
+        None => DEFAULT_MAX_AGE,
+        Some(Ok(seconds)) if seconds > 0 => seconds,
+        Some(_) => {
+            problems.malformed(field.key("maxAge"), "expected seconds, at least 1");
+            DEFAULT_MAX_AGE
+        }
+    };
+    let methods = names(&spec.allow_methods, &field.key("allowMethods"), problems);
+    let headers = names(&spec.allow_headers, &field.key("allowHeaders"), problems);
+    let expose = names(&spec.expose_headers, &field.key("exposeHeaders"), problems);
+    let credentials = spec.allow_credentials.unwrap_or_default();
+    (problems.mark() == mark).then_some(Cors { origins, credentials, methods, headers, expose, max_age })
+}
+
+fn names(texts: &[String], field: &FieldPath, problems: &mut Problems) -> Names {
+    for (i, text) in texts.iter().enumerate() {
+        // Names of methods and of headers are both tokens (RFC 9110, section 5.6.2).
+        if HeaderName::from_bytes(text.as_bytes()).is_err() {
+            problems.malformed(field.index(i), format!("expected a name or `*`, found `{}`", excerpt(text)));
+        }
+    }
+    if texts.iter().any(|text| text == "*") { Names::Any } else { Names::Listed(texts.join(", ").into()) }
 }
 
 fn check_hostname(hostname: Option<&str>, field: &FieldPath, problems: &mut Problems) {

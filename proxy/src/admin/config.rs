@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use weir_core::authz::MtlsMode;
+use weir_core::route::filter::cors::Names;
 use weir_core::route::{
     Filter, HeaderChanges, HttpMatch, HttpRule, PathChange, PathMatch, RouteKind, ValueMatch, WeightedBackend,
 };
@@ -112,6 +113,20 @@ fn filter(filter: &Filter) -> Value {
             "port": it.port,
             "status": it.status.as_u16(),
         } }),
+        Filter::Cors(it) => {
+            let names = |names: &Names| match names {
+                Names::Any => "*".to_owned(),
+                Names::Listed(list) => list.to_string(),
+            };
+            json!({ "cors": {
+                "origins": it.origins.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "credentials": it.credentials,
+                "methods": names(&it.methods),
+                "headers": names(&it.headers),
+                "expose": names(&it.expose),
+                "maxAgeSeconds": it.max_age,
+            } })
+        }
         Filter::Rewrite(it) => {
             json!({ "rewrite": { "hostname": it.hostname.as_deref(), "path": it.path.as_ref().map(path_change) } })
         }

@@ -14,6 +14,7 @@ use weir_core::deadline::Deadline;
 use weir_core::names::{BackendRef, Identity, Target};
 use weir_core::route::decide::{Decision, Refusal, decide};
 use weir_core::route::filter::apply_response;
+use weir_core::route::filter::cors::Grant;
 use weir_core::route::{Found, HttpRule, RetryPolicy, RouteTable, Timeouts};
 use weir_core::snapshot::Protocol;
 
@@ -129,6 +130,8 @@ pub(super) struct Route {
     rule: Option<(Arc<RouteTable>, Found, usize)>,
     /// What is spoken on the port.
     pub(super) protocol: Protocol,
+    /// What the answer says to a browser of another origin.
+    grant: Grant,
 }
 
 /// Who gets a request.
@@ -141,7 +144,7 @@ pub(super) enum To {
 
 impl Route {
     fn direct(address: std::net::SocketAddr, identity: Option<Arc<Identity>>, protocol: Protocol) -> Self {
-        Self { to: To::Endpoint(address, identity), rule: None, protocol }
+        Self { to: To::Endpoint(address, identity), rule: None, protocol, grant: Grant::default() }
     }
 
     fn rule(&self) -> Option<&HttpRule> {
@@ -165,6 +168,7 @@ impl Route {
                 apply_response(&backend.filters, headers);
             }
             apply_response(&rule.filters, headers);
+            self.grant.apply(headers);
         }
     }
 }
@@ -185,20 +189,25 @@ async fn to_service(
     let Some(table) = port.routes.clone() else {
         let cluster = worker.cluster(service, &snapshot);
         count_in(worker, exchange, service, None, &cluster);
-        let route = Route { to: To::Backend(cluster), rule: None, protocol: port.protocol };
+        let route = Route { to: To::Backend(cluster), rule: None, protocol: port.protocol, grant: Grant::default() };
         drop(snapshot);
         return run(worker, route, parts, body, sent, exchange).await;
     };
     let decision = decide(&table, &mut parts, service.port, &mut worker.rng.borrow_mut());
     let route = match decision {
-        Decision::Forward { found, rule, index, backend } => {
+        Decision::Forward { found, rule, index, backend, grant } => {
             let cluster = worker.cluster(&backend.backend, &snapshot);
             count_in(worker, exchange, service, Some(rule), &cluster);
-            Route { to: To::Backend(cluster), protocol: port.protocol, rule: Some((Arc::clone(&table), found, index)) }
+            let rule = Some((Arc::clone(&table), found, index));
+            Route { to: To::Backend(cluster), protocol: port.protocol, rule, grant }
         }
-        Decision::Redirect { rule, status, location } => {
+        Decision::Preflight { rule, grant } => {
             count_in(worker, exchange, service, Some(rule), &worker.cluster(service, &snapshot));
-            return Ok(answer_redirect((status, location), exchange));
+            return Ok(answer_here(StatusCode::NO_CONTENT, None, &grant, exchange));
+        }
+        Decision::Redirect { rule, status, location, grant } => {
+            count_in(worker, exchange, service, Some(rule), &worker.cluster(service, &snapshot));
+            return Ok(answer_here(status, Some(location), &grant, exchange));
         }
         Decision::Refused { rule, why } => {
             count_in(worker, exchange, service, rule, &worker.cluster(service, &snapshot));
@@ -222,10 +231,19 @@ fn refusal(service: &BackendRef, rule: Option<&HttpRule>, why: &Refusal) -> Faul
     Fault::new(reason, format!("{place}: {why}"))
 }
 
-fn answer_redirect((status, location): (StatusCode, http::HeaderValue), exchange: &mut Option<Exchange>) -> Response<Body> {
+/// The answer to a request that a filter answers and no backend sees.
+fn answer_here(
+    status: StatusCode,
+    location: Option<http::HeaderValue>,
+    grant: &Grant,
+    exchange: &mut Option<Exchange>,
+) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = status;
-    response.headers_mut().insert(http::header::LOCATION, location);
+    if let Some(location) = location {
+        response.headers_mut().insert(http::header::LOCATION, location);
+    }
+    grant.apply(response.headers_mut());
     if let Some(mut exchange) = exchange.take() {
         exchange.answered(status, response.headers());
     }

@@ -10,6 +10,7 @@ use proptest::option;
 use proptest::prelude::*;
 use weir_core::authz::MtlsMode;
 use weir_core::names::{BackendRef, Identity, Label, ObjectName, ServiceRef, TrustDomain};
+use weir_core::route::filter::cors::{Cors, Names};
 use weir_core::route::{
     Filter, HeaderChanges, HeaderMatch, HttpMatch, HttpRule, PathChange, PathMatch, Pattern, QueryMatch, Redirect, RetryPolicy,
     Rewrite, RouteKind, RouteRef, RouteTable, Timeouts, ValueMatch, WeightedBackend,
@@ -125,7 +126,23 @@ fn filter() -> impl Strategy<Value = Filter> {
         redirect().prop_map(Filter::Redirect),
         (option::of(hostname()), option::of(path_change()))
             .prop_map(|(hostname, path)| Filter::Rewrite(Rewrite { hostname, path })),
+        cors().prop_map(Filter::Cors),
     ]
+}
+
+fn cors() -> impl Strategy<Value = Cors> {
+    let origin = "(\\*|https?://(\\*\\.)?[a-z]{1,8}\\.example(:8443)?)".prop_map(|text| text.parse().unwrap());
+    let names = || prop_oneof![Just(Names::Any), "([a-z]{1,8}(, [a-z]{1,8}){0,2})?".prop_map(|text| Names::Listed(text.into()))];
+    (vec(origin, 0..3), any::<bool>(), names(), names(), names(), any::<u32>()).prop_map(
+        |(origins, credentials, methods, headers, expose, max_age)| Cors {
+            origins,
+            credentials,
+            methods,
+            headers,
+            expose,
+            max_age,
+        },
+    )
 }
 
 fn header_changes() -> impl Strategy<Value = HeaderChanges> {

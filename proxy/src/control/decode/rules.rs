@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use weir_core::route::filter::cors::{Cors, Names, OriginPattern};
 use weir_core::route::{
     Filter, HeaderChanges, HeaderMatch, HttpMatch, HttpRule, PathChange, PathMatch, Pattern, QueryMatch, Redirect, RetryPolicy,
     Rewrite, RouteKind, RouteRef, Timeouts, ValueMatch, WeightedBackend,
@@ -81,6 +82,7 @@ fn filter(wire: &v1::HttpFilter) -> Result<Filter, Invalid> {
         }
         v1::http_filter::Kind::Redirect(it) => Ok(Filter::Redirect(redirect(it).map_err(|e| e.under("redirect"))?)),
         v1::http_filter::Kind::Rewrite(it) => Ok(Filter::Rewrite(rewrite(it).map_err(|e| e.under("rewrite"))?)),
+        v1::http_filter::Kind::Cors(it) => Ok(Filter::Cors(cors(it).map_err(|e| e.under("cors"))?)),
     }
 }
 
@@ -122,6 +124,24 @@ fn redirect(wire: &v1::Redirect) -> Result<Redirect, Invalid> {
 
 fn rewrite(wire: &v1::UrlRewrite) -> Result<Rewrite, Invalid> {
     Ok(Rewrite { hostname: hostname(&wire.hostname)?, path: wire.path.as_ref().map(path_change).transpose()? })
+}
+
+fn cors(wire: &v1::Cors) -> Result<Cors, Invalid> {
+    let names = |field: &str, text: &str| match text {
+        "*" => Ok(Names::Any),
+        text if HeaderValue::from_str(text).is_ok() => Ok(Names::Listed(text.into())),
+        text => Err(is_not(field, text, "a list of names")),
+    };
+    Ok(Cors {
+        origins: each("origins", &wire.origins, |text| {
+            text.parse::<OriginPattern>().map_err(|_| is_not("", text, "an origin"))
+        })?,
+        credentials: wire.credentials,
+        methods: names("methods", &wire.methods)?,
+        headers: names("headers", &wire.headers)?,
+        expose: names("expose", &wire.expose)?,
+        max_age: wire.max_age_seconds,
+    })
 }
 
 fn path_change(wire: &v1::PathRewrite) -> Result<PathChange, Invalid> {

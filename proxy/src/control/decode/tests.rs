@@ -338,7 +338,7 @@ impl Chaos {
                 false => v1::path_rewrite::Kind::Prefix(it.text()),
             }),
         };
-        let kind = match self.0.u8(..4) {
+        let kind = match self.0.u8(..5) {
             0 => {
                 let (set, add, remove) = (self.list(header), self.list(header), self.list(Self::text));
                 Some(FilterKind::ResponseHeaders(v1::HeaderModifier { set, add, remove }))
@@ -351,6 +351,14 @@ impl Chaos {
                 status: self.number(),
             })),
             2 => Some(FilterKind::Rewrite(v1::UrlRewrite { hostname: self.text(), path: self.some(path) })),
+            3 => Some(FilterKind::Cors(v1::Cors {
+                origins: self.list(Self::text),
+                credentials: self.0.bool(),
+                methods: self.text(),
+                headers: self.text(),
+                expose: self.text(),
+                max_age_seconds: self.number(),
+            })),
             _ => None,
         };
         v1::HttpFilter { kind }
