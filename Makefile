@@ -19,7 +19,7 @@ export INSTA_UPDATE := no
 help: ## Say what there is
 	@echo "Weir: make TARGET, where TARGET is"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1 \2/' | \
-	  while read -r target text; do printf '  %-10s %s\n' "$$target" "$$text"; done
+	  while read -r target text; do printf '  %-13s %s\n' "$$target" "$$text"; done
 
 .PHONY: demo
 demo: build ## Run a mesh on this machine and watch a canary (ARGS=--once: bounded, exits 0 if every claim held)
@@ -33,15 +33,34 @@ build: rust ## Build the binaries into target/quick
 check: rust fmt-check lint unit ## Formatting, lints and the crates' own tests; no processes, no sockets beyond loopback
 
 .PHONY: test
-test: tools check build ## Everything: check, a demo run, the scenarios with the real binaries
+test: tools check build ## Everything: check, a demo run, the scenarios with the real binaries, a Kubernetes cluster
 	$(BIN)/weir demo --once
 	@if command -v cargo-deny >/dev/null || [ -x $(TARGET)/tools/bin/cargo-deny ]; then $(MAKE) --no-print-directory deny; \
 	 else echo "cargo-deny is not installed, so licences and bans are not checked here: make deny"; fi
 	$(MAKE) --no-print-directory scenarios
+	$(MAKE) --no-print-directory cluster-test
 
 .PHONY: scenarios
-scenarios: build ## Only the scenarios
+scenarios: build cluster-tools ## Only the scenarios
 	WEIR_BIN_DIR="$(abspath $(BIN))" $(CARGO) test -p weir-tests $(TESTS)
+
+# The cluster of the tests; `tests/cluster/cluster` has more.
+export WEIR_CLUSTER_NAME ?= weir-test
+
+.PHONY: cluster-tools
+cluster-tools: ## Build Kubernetes, etcd, CoreDNS and helm from their Go modules into ~/.cache/weir-cluster (once: about 15 minutes)
+	@command -v go >/dev/null || [ -x /usr/local/go/bin/go ] || { echo "Go 1.24 or later is needed for the test cluster: https://go.dev/dl" >&2; exit 1; }
+	@tests/cluster/build >/dev/null
+
+.PHONY: cluster-test
+cluster-test: build cluster-tools ## Only the scenarios in a real Kubernetes cluster on this machine; as root (TESTS=name for some of them)
+	@[ "$$(id -u)" -eq 0 ] || { echo "the test cluster needs root: it runs containers and network namespaces" >&2; exit 1; }
+	@[ -n "$${WEIR_CLUSTER_KEEP:-}" ] || trap 'tests/cluster/cluster down' EXIT; \
+	  WEIR_BIN_DIR="$(abspath $(BIN))" $(CARGO) test -p weir-tests --test cluster -- --ignored --test-threads=4 $(TESTS)
+
+.PHONY: conformance
+conformance: build cluster-tools ## The Gateway API's mesh conformance suite; the report goes to docs/conformance
+	WEIR_BIN_DIR="$(abspath $(BIN))" tests/conformance/run
 
 .PHONY: unit
 unit: rust ## Only the crates' own tests

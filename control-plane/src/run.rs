@@ -219,6 +219,7 @@ async fn serve(settings: Settings) -> Result<(), RunError> {
 }
 
 /// Where objects come from, ready to be read.
+#[expect(clippy::large_enum_variant, reason = "a process has one of it")]
 enum Origin {
     Directory(PathBuf),
     Cluster {

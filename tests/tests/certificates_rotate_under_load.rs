@@ -36,6 +36,43 @@ async fn renewals_under_load_lose_no_request() {
     assert_eq!(caller.metrics().await.sum("weir_certificate_renewals_total", &[("result", "failure")]), 0.0);
 }
 
+/// Waits until the rotation of the root is in this phase.
+async fn phase(mesh: &Mesh, phase: &str) {
+    until(&format!("the rotation is {phase}"), async || {
+        let metrics = mesh.control_plane().metrics().await;
+        let value = metrics.sum("weir_ca_rotation_phase", &[("phase", phase)]);
+        ensure(value == 1.0, || format!("{value}"))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_root_is_replaced_twice_under_load_and_no_request_is_lost() {
+    let mesh = Mesh::start_with(&["--leaf-lifetime", "20s"]).await;
+    let start = mesh.workload("reviews").strict().app(App::http("reviews")).start();
+    let (caller, reviews) = tokio::join!(mesh.caller(), start);
+    mesh.service("reviews").backed_by([&reviews]).apply();
+    mesh.reaches(&caller, "http://reviews/").await;
+    let bundle = || std::fs::read_to_string(mesh.control_plane().trust_bundle()).expect("the trust bundle");
+    let load = Load::get(caller.client(), 4, "http://reviews/");
+    let mut before = bundle();
+    for round in 1..=2 {
+        std::fs::write(mesh.control_plane().ca_dir().join("rotate"), round.to_string()).expect("asked for another root");
+        until("the new root is published beside the old one", async || {
+            let now = bundle();
+            ensure(now.contains(&before) && now.len() > before.len(), || "the old bundle".to_owned())
+        })
+        .await;
+        phase(&mesh, "signing").await;
+        phase(&mesh, "stable").await;
+        let after = bundle();
+        assert!(!after.contains(before.trim()), "the old root is retired");
+        before = after;
+    }
+    load.stop().await.lost_none();
+    mesh.reaches(&caller, "http://reviews/").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tunnel_outlives_the_certificate_that_it_was_opened_with() {
     let mesh = Mesh::start_with(LIFETIME).await;

@@ -35,7 +35,10 @@ fn permissions(permissions: &Answer<Vec<Permission>>) -> Vec<Finding> {
         let cause = "the API server lets you make roles only out of permissions that you have yourself";
         return vec![Finding::warning(PERMISSIONS, what, cause, fix)];
     }
-    vec![Finding::good(PERMISSIONS, format!("you may create all that an installation consists of ({} questions)", permissions.len()))]
+    vec![Finding::good(
+        PERMISSIONS,
+        format!("you may create all that an installation consists of ({} questions)", permissions.len()),
+    )]
 }
 
 fn words(permission: &Permission) -> String {
@@ -58,7 +61,9 @@ fn leftovers(namespace: &str, existing: &Answer<Vec<Existing>>) -> Vec<Finding> 
             LEFTOVERS,
             format!("there is an installation in namespace {other}"),
             "a cluster has one: webhooks and roles have the same names",
-            format!("upgrade that one with --namespace {other}, or take it away: weir uninstall --namespace {other} | kubectl delete -f -"),
+            format!(
+                "upgrade that one with --namespace {other}, or take it away: weir uninstall --namespace {other} | kubectl delete -f -"
+            ),
         )];
     }
     if let Some(deployment) = existing.iter().find(|object| object.kind == "Deployment") {
@@ -69,10 +74,10 @@ fn leftovers(namespace: &str, existing: &Answer<Vec<Existing>>) -> Vec<Finding> 
             format!("weir check --namespace {namespace}"),
         )];
     }
-    // A namespace that was made for the installation, or the CA's Secret that is kept on purpose, harms nobody.
+    // A namespace that was made for the installation, an authority that is kept on purpose, or a Lease harms nobody.
     let objects: Vec<String> = existing
         .iter()
-        .filter(|object| object.kind != "Namespace" && object.kind != "Secret")
+        .filter(|object| !matches!(object.kind.as_str(), "Namespace" | "Secret" | "Lease"))
         .map(|object| format!("{} {}", object.kind, object.name))
         .collect();
     if objects.is_empty() {
@@ -106,7 +111,10 @@ mod tests {
     #[test]
     fn permissions_that_are_missing_are_named() {
         for (given, expected) in [
-            (vec![permission("create", "deployments", true)], "Good you may create all that an installation consists of (1 questions)"),
+            (
+                vec![permission("create", "deployments", true)],
+                "Good you may create all that an installation consists of (1 questions)",
+            ),
             (vec![permission("create", "deployments", false)], "Failure you may not create deployments.apps in weir-system"),
             (vec![permission("escalate", "roles", false)], "Warning you may not escalate roles.apps in weir-system"),
         ] {
@@ -118,13 +126,13 @@ mod tests {
     fn earlier_installations() {
         for (given, expected) in [
             (vec![], "Good there is none, and nothing has its names"),
-            (vec![existing("Namespace", None), existing("Secret", None)], "Good there is none, and nothing has its names"),
+            (
+                vec![existing("Namespace", None), existing("Secret", None), existing("Lease", None)],
+                "Good there is none, and nothing has its names",
+            ),
             (vec![existing("Deployment", None)], "Warning Weir 0.1.0 is installed already"),
             (vec![existing("ClusterRole", None)], "Warning 1 object left: ClusterRole weir-x"),
-            (
-                vec![existing("MutatingWebhookConfiguration", Some("mesh"))],
-                "Failure there is an installation in namespace mesh",
-            ),
+            (vec![existing("MutatingWebhookConfiguration", Some("mesh"))], "Failure there is an installation in namespace mesh"),
         ] {
             assert_eq!(whats(&leftovers("weir-system", &Ok(given))), [expected]);
         }

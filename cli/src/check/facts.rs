@@ -1,8 +1,6 @@
 //! What was seen in the cluster, before anybody says what it means.
 
-use super::objects::{
-    ConfigMap, Crd, Deployment, Diagnostic, Event, Lease, Object, Pod, Proxy, Route, Secret, Webhooks,
-};
+use super::objects::{ConfigMap, Crd, Deployment, Diagnostic, Event, Lease, Object, Pod, Proxy, Route, Secret, Webhooks};
 use crate::cluster::Failure;
 
 /// What a question led to.

@@ -124,7 +124,8 @@ fn seconds(time: SystemTime) -> i64 {
 }
 
 fn read<T: DeserializeOwned>(value: Value) -> Answer<T> {
-    serde_json::from_value(value).map_err(|error| Failure { code: None, text: format!("what the API server says cannot be read: {error}") })
+    serde_json::from_value(value)
+        .map_err(|error| Failure { code: None, text: format!("what the API server says cannot be read: {error}") })
 }
 
 async fn get<T: DeserializeOwned>(cluster: &Cluster, path: &str) -> Answer<T> {
@@ -215,7 +216,11 @@ async fn access(cluster: &Cluster, namespace: &str, objects: &[Installed]) -> An
             "subresource": access.resource.split('/').nth(1), "name": access.name, "namespace": access.namespace,
         });
         let account = format!("system:serviceaccount:{namespace}:{}", access.service_account);
-        let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}"), "system:authenticated".to_owned()];
+        let groups = [
+            "system:serviceaccounts".to_owned(),
+            format!("system:serviceaccounts:{namespace}"),
+            "system:authenticated".to_owned(),
+        ];
         let review = json!({
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SubjectAccessReview",

@@ -15,8 +15,7 @@ const NATIVE_SIDECARS: (u32, u32) = (1, 29);
 /// What is installed where there is nothing.
 const BUNDLE: &str = "https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.6.3/standard-install.yaml";
 /// What the mesh reads, and the versions of which one must be served.
-const KINDS: [(&str, &[&str]); 3] =
-    [("httproutes", &["v1"]), ("grpcroutes", &["v1"]), ("referencegrants", &["v1", "v1beta1"])];
+const KINDS: [(&str, &[&str]); 3] = [("httproutes", &["v1"]), ("grpcroutes", &["v1"]), ("referencegrants", &["v1", "v1beta1"])];
 
 /// Seconds. Certificates are valid from a minute before they were asked for; half of it leaves room.
 const CLOCK_WARNING: i64 = 10;
@@ -68,7 +67,12 @@ fn gateway_api(ground: &Ground) -> Vec<Finding> {
         Ok(crds) => crds,
         Err(failure) => {
             let what = "the Gateway API's CRDs cannot be listed";
-            return vec![Finding::warning(GATEWAY_API, what, failure.to_string(), "kubectl get crd | grep gateway.networking.k8s.io")];
+            return vec![Finding::warning(
+                GATEWAY_API,
+                what,
+                failure.to_string(),
+                "kubectl get crd | grep gateway.networking.k8s.io",
+            )];
         }
     };
     let (mut missing, mut old) = (Vec::new(), Vec::new());
@@ -78,7 +82,7 @@ fn gateway_api(ground: &Ground) -> Vec<Finding> {
             None => missing.push(resource),
             Some(crd) => {
                 let serves = |version: &&str| crd.spec.versions.iter().any(|known| known.served && known.name == **version);
-                if !versions.iter().any(|version| serves(&version)) {
+                if !versions.iter().any(serves) {
                     old.push(resource);
                 }
             }
@@ -87,7 +91,12 @@ fn gateway_api(ground: &Ground) -> Vec<Finding> {
     let fix = format!("kubectl apply --server-side -f {BUNDLE}");
     if !missing.is_empty() {
         let what = format!("{} missing: {}", if missing.len() == 1 { "a CRD is" } else { "CRDs are" }, names(&missing));
-        return vec![Finding::failure(GATEWAY_API, what, "routes of these kinds cannot be applied, and nothing is routed by them", fix)];
+        return vec![Finding::failure(
+            GATEWAY_API,
+            what,
+            "routes of these kinds cannot be applied, and nothing is routed by them",
+            fix,
+        )];
     }
     let annotation = |name: &str| {
         let mut all = crds.iter().filter_map(|crd| crd.metadata.annotations.get(&format!("gateway.networking.k8s.io/{name}")));
@@ -109,7 +118,12 @@ fn clocks(ground: &Ground, server: &Server) -> Vec<Finding> {
     let here = ground.now - date;
     if here.abs() > CLOCK_WARNING {
         let what = format!("this machine's clock is {} {} the API server's", seconds(here), side(here));
-        findings.push(Finding::warning(CLOCKS, what, "", "what follows about times is judged by the API server's; set this machine's with NTP"));
+        findings.push(Finding::warning(
+            CLOCKS,
+            what,
+            "",
+            "what follows about times is judged by the API server's; set this machine's with NTP",
+        ));
     }
     let leases = match &ground.node_leases {
         Ok(leases) => leases,
@@ -138,7 +152,8 @@ fn clocks(ground: &Ground, server: &Server) -> Vec<Finding> {
         bad = true;
     }
     if !bad {
-        findings.push(Finding::good(CLOCKS, format!("the clocks of {} agree with the API server's", count(leases.len(), "node"))));
+        findings
+            .push(Finding::good(CLOCKS, format!("the clocks of {} agree with the API server's", count(leases.len(), "node"))));
     }
     findings
 }

@@ -17,7 +17,10 @@ pub(super) fn findings(ground: &Ground, after: &After) -> (Vec<Finding>, bool) {
     if is_absent(&after.control_plane) && is_absent(&after.injector) {
         let what = format!("Weir is not installed in namespace {namespace}");
         let fix = format!("weir install --namespace {namespace} | kubectl apply -f -, or --namespace with the one that it is in");
-        return (vec![Finding::failure(INSTALLATION, what, "there are no Deployments weir-control-plane and weir-injector", fix)], false);
+        return (
+            vec![Finding::failure(INSTALLATION, what, "there are no Deployments weir-control-plane and weir-injector", fix)],
+            false,
+        );
     }
     let mut findings = Vec::new();
     for (name, answer) in [("weir-control-plane", &after.control_plane), ("weir-injector", &after.injector)] {
@@ -33,7 +36,12 @@ fn deployment(namespace: &str, name: &str, answer: &Answer<Deployment>, after: &
         Ok(deployment) => deployment,
         Err(failure) => {
             let fix = format!("weir install --namespace {namespace} | kubectl apply -f -");
-            return vec![Finding::failure(INSTALLATION, format!("the Deployment {name} cannot be read"), failure.to_string(), fix)];
+            return vec![Finding::failure(
+                INSTALLATION,
+                format!("the Deployment {name} cannot be read"),
+                failure.to_string(),
+                fix,
+            )];
         }
     };
     let (wanted, ready) = (deployment.spec.replicas, deployment.status.ready_replicas);
@@ -95,7 +103,12 @@ fn versions(after: &After) -> Vec<Finding> {
     }
     if theirs != after.version {
         let what = format!("version {theirs} is installed, and this command is {}", after.version);
-        return vec![Finding::warning(INSTALLATION, what, "", "use the command of the same version, or upgrade: weir install | kubectl apply -f -")];
+        return vec![Finding::warning(
+            INSTALLATION,
+            what,
+            "",
+            "use the command of the same version, or upgrade: weir install | kubectl apply -f -",
+        )];
     }
     vec![Finding::good(INSTALLATION, format!("version {theirs}, as this command"))]
 }
@@ -111,7 +124,11 @@ fn rights(namespace: &str, access: &Answer<Vec<Access>>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for account in ["weir-control-plane", "weir-injector"] {
         let of_it = || access.iter().filter(|access| access.service_account == account);
-        let denied: Vec<String> = of_it().filter(|access| !access.is_allowed).map(words).collect();
+        let mut denied: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for access in of_it().filter(|access| !access.is_allowed) {
+            denied.entry(object(access)).or_default().push(&access.verb);
+        }
+        let denied: Vec<String> = denied.into_iter().map(|(object, verbs)| format!("{} {object}", verbs.join("/"))).collect();
         findings.push(if denied.is_empty() {
             Finding::good(RIGHTS, format!("{account} may do what it must ({} questions)", of_it().count()))
         } else {
@@ -123,10 +140,11 @@ fn rights(namespace: &str, access: &Answer<Vec<Access>>) -> Vec<Finding> {
     findings
 }
 
-fn words(access: &Access) -> String {
+/// `endpointslices.discovery.k8s.io`, `secrets/weir-ca`
+fn object(access: &Access) -> String {
     let dot = if access.group.is_empty() { "" } else { "." };
     let name = if access.name.is_empty() { String::new() } else { format!("/{}", access.name) };
-    format!("{} {}{dot}{}{name}", access.verb, access.resource, access.group)
+    format!("{}{dot}{}{name}", access.resource, access.group)
 }
 
 #[cfg(test)]
@@ -187,11 +205,11 @@ mod tests {
             namespace: String::new(),
             is_allowed: false,
         };
-        after.access = Ok(vec![denied]);
+        after.access = Ok(vec![denied.clone(), Access { verb: "watch".into(), ..denied }]);
         assert_eq!(
             whats(&rights("weir-system", &after.access)),
             [
-                "Failure weir-control-plane may not list endpointslices.discovery.k8s.io",
+                "Failure weir-control-plane may not list/watch endpointslices.discovery.k8s.io",
                 "Good weir-injector may do what it must (0 questions)"
             ]
         );

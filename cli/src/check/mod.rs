@@ -33,10 +33,12 @@ use finding::{Finding, Level};
 
 /// The command line of `weir check`.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Nothing is changed: to see what the webhook does, a pod is created with dry run on the server. The exit code is 0 \
+#[command(
+    after_help = "Nothing is changed: to see what the webhook does, a pod is created with dry run on the server. The exit code is 0 \
                         if everything works (warnings do not count), 1 if something does not.\n\n\
                         Examples:\n  weir check --pre && weir install | kubectl apply -f -\n  weir check\n  \
-                        weir check --output json | jq '.findings[] | select(.level != \"good\")'")]
+                        weir check --output json | jq '.findings[] | select(.level != \"good\")'"
+)]
 pub(crate) struct CheckArgs {
     /// Before installing: versions, permissions, CRDs, what is left of earlier installations, clocks
     #[arg(long)]
@@ -52,7 +54,9 @@ pub(crate) struct CheckArgs {
 pub(crate) fn run(args: &CheckArgs) -> ExitCode {
     let namespace = &args.cluster.namespace;
     if namespace.parse::<Label>().is_err() {
-        eprintln!("weir check: --namespace (WEIR_MESH_NAMESPACE) is {namespace:?}: write the name of a namespace, for example weir-system");
+        eprintln!(
+            "weir check: --namespace (WEIR_MESH_NAMESPACE) is {namespace:?}: write the name of a namespace, for example weir-system"
+        );
         return ExitCode::from(USAGE);
     }
     let findings = match block_on(findings(args)) {

@@ -83,7 +83,7 @@ objects! {
     }
     Refused { resource: Option<String>, reason: String }
     /// What the control plane says is wrong in the cluster's objects.
-    Diagnostic { level: String, text: String }
+    Diagnostic { level: String, object: Option<String>, text: String }
 }
 
 impl Pod {

@@ -38,6 +38,12 @@ fn control_plane(ground: &Ground, replicas: &[Replica]) -> Vec<Finding> {
             }
         }
     }
+    for diagnostic in errors(replicas).filter(|diagnostic| diagnostic.object.is_none()) {
+        let cause = "what was read of it before is served on";
+        let fix =
+            format!("weir install --namespace {namespace} | kubectl apply -f -, if it may not read them; else see the logs");
+        findings.push(Finding::failure(CONTROL_PLANE, one_line(&diagnostic.text), cause, fix));
+    }
     if replicas.is_empty() {
         let what = "no pod of the control plane runs";
         let cause = "sidecars go on with what they know; new ones get no certificate, and changes have no effect";
@@ -124,12 +130,10 @@ fn routes(after: &After) -> Vec<Finding> {
         Err(failure) if failure.is_not_found() => return findings,
         Err(failure) => findings.push(Finding::warning(ROUTES, "routes cannot be listed", failure.to_string(), "")),
     }
-    // All replicas see the same objects.
-    let diagnostics = after.replicas.iter().find_map(|replica| replica.diagnostics.as_ref().ok());
     // What stands in a route's status has been said.
     let said: Vec<String> = after.routes.iter().flatten().filter(|one| route(one).is_some()).map(full_name).collect();
-    let is_new = |diagnostic: &&Diagnostic| diagnostic.level == "error" && !said.iter().any(|name| diagnostic.text.contains(name));
-    for diagnostic in diagnostics.into_iter().flatten().filter(is_new) {
+    let is_new = |object: &str| !said.iter().any(|name| object == name);
+    for diagnostic in errors(&after.replicas).filter(|diagnostic| diagnostic.object.as_deref().is_some_and(is_new)) {
         findings.push(Finding::warning(ROUTES, one_line(&diagnostic.text), "", "correct the object and apply it again"));
     }
     if findings.is_empty() {
@@ -137,6 +141,12 @@ fn routes(after: &After) -> Vec<Finding> {
         findings.push(Finding::good(ROUTES, format!("{} accepted", count(number, "route"))));
     }
     findings
+}
+
+/// What is wrong in the cluster's objects. All replicas see the same ones.
+fn errors(replicas: &[Replica]) -> impl Iterator<Item = &Diagnostic> {
+    let one = replicas.iter().find_map(|replica| replica.diagnostics.as_ref().ok());
+    one.into_iter().flatten().filter(|diagnostic| diagnostic.level == "error")
 }
 
 /// `HTTPRoute shop/web`
@@ -149,9 +159,9 @@ fn of_ours(route: &Route) -> impl Iterator<Item = &super::objects::RouteParent> 
 }
 
 fn route(route: &Route) -> Option<Finding> {
-    let bad = of_ours(route).flat_map(|parent| &parent.conditions).find(|condition| {
-        condition.status == "False" && matches!(condition.r#type.as_str(), "Accepted" | "ResolvedRefs")
-    })?;
+    let bad = of_ours(route)
+        .flat_map(|parent| &parent.conditions)
+        .find(|condition| condition.status == "False" && matches!(condition.r#type.as_str(), "Accepted" | "ResolvedRefs"))?;
     let (namespace, name) = (&route.metadata.namespace, &route.metadata.name);
     let what = format!("{}: {} is false ({})", full_name(route), bad.r#type, bad.reason);
     let fix = format!("kubectl get {} {name} --namespace {namespace} --output yaml", route.kind.to_lowercase());
@@ -184,7 +194,10 @@ mod tests {
     fn replicas_that_are_down_or_not_ready() {
         let mut none = after();
         none.replicas.clear();
-        assert_eq!(bad(&none), ["Failure no pod of the control plane runs", "Warning whether sidecars are connected cannot be seen"]);
+        assert_eq!(
+            bad(&none),
+            ["Failure no pod of the control plane runs", "Warning whether sidecars are connected cannot be seen"]
+        );
         let mut blind = after();
         blind.replicas[0].ready = Ok((503, "not ready: may not list services\n".into()));
         assert_eq!(bad(&blind), ["Failure cp-1 is not ready"]);
@@ -219,6 +232,20 @@ mod tests {
         let mut after = after();
         after.routes = Ok(vec![read(text)]);
         assert_eq!(bad(&after), ["Warning HTTPRoute shop/r: ResolvedRefs is false (BackendNotFound)"]);
+        let diagnostic = |object: Option<&str>, text: &str| Diagnostic {
+            level: "error".into(),
+            object: object.map(str::to_owned),
+            text: text.into(),
+        };
+        after.replicas[0].diagnostics = Ok(vec![
+            diagnostic(Some("HTTPRoute shop/r"), "said already"),
+            diagnostic(Some("Service shop/web"), "Service shop/web: bad port"),
+            diagnostic(None, "Pods are not followed"),
+        ]);
+        let expected = ["Failure Pods are not followed", "Warning HTTPRoute shop/r: ResolvedRefs is false (BackendNotFound)"];
+        assert_eq!(bad(&after)[..2], expected);
+        assert_eq!(bad(&after)[2..], ["Warning Service shop/web: bad port"]);
+        after.replicas[0].diagnostics = Ok(Vec::new());
         after.routes = Err(not_found());
         assert_eq!(bad(&after), Vec::<String>::new());
     }

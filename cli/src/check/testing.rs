@@ -72,7 +72,8 @@ pub(super) fn deployment(name: &str, replicas: u32, ready: u32) -> Deployment {
     let mut deployment = Deployment::default();
     deployment.metadata.name = name.into();
     deployment.metadata.labels.insert("app.kubernetes.io/version".into(), "0.1.0".into());
-    (deployment.spec.replicas, deployment.status.ready_replicas, deployment.status.updated_replicas) = (replicas, ready, replicas);
+    (deployment.spec.replicas, deployment.status.ready_replicas, deployment.status.updated_replicas) =
+        (replicas, ready, replicas);
     deployment
 }
 
@@ -115,12 +116,8 @@ pub(super) fn after() -> After {
         certificate_ends: "2023-11-15T22:00:00Z".into(),
         ..Proxy::default()
     };
-    let replica = Replica {
-        pod: "cp-1".into(),
-        ready: Ok((200, "ready\n".into())),
-        proxies: Ok(vec![proxy]),
-        diagnostics: Ok(Vec::new()),
-    };
+    let replica =
+        Replica { pod: "cp-1".into(), ready: Ok((200, "ready\n".into())), proxies: Ok(vec![proxy]), diagnostics: Ok(Vec::new()) };
     After {
         version: "0.1.0".into(),
         control_plane: Ok(deployment("weir-control-plane", 2, 2)),

@@ -1,6 +1,6 @@
 //! Verdicts on the mesh's authority: its roots, and the bundle in every namespace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::certificates::{Certificate, anywhere};
 use super::facts::{After, Ground};
@@ -23,7 +23,12 @@ pub(super) fn findings(ground: &Ground, after: &After) -> Vec<Finding> {
         Ok(bundles) => bundles,
         Err(failure) => {
             let what = "the trust bundles cannot be read";
-            return vec![Finding::warning(TRUST, what, failure.to_string(), "kubectl auth can-i list configmaps --all-namespaces")];
+            return vec![Finding::warning(
+                TRUST,
+                what,
+                failure.to_string(),
+                "kubectl auth can-i list configmaps --all-namespaces",
+            )];
         }
     };
     let of: BTreeMap<&str, Vec<Certificate>> = bundles
@@ -57,7 +62,12 @@ fn roots(ground: &Ground, after: &After, roots: &[Certificate]) -> Vec<Finding> 
     }
     if first > now + SKEW {
         let what = format!("the root certificate is valid only from {} on", moment::text(first));
-        return vec![Finding::failure(TRUST, what, "it was made on a machine whose clock is ahead", "set the nodes' clocks with NTP")];
+        return vec![Finding::failure(
+            TRUST,
+            what,
+            "it was made on a machine whose clock is ahead",
+            "set the nodes' clocks with NTP",
+        )];
     }
     if last - now < EARLY {
         let what = format!("the root certificate ends at {}", moment::text(last));
@@ -85,9 +95,13 @@ fn authority(ground: &Ground, after: &After, bundle: &[Certificate]) -> Vec<Find
     if roots.is_empty() || roots.iter().any(|root| bundle.contains(root)) {
         return vec![Finding::good(TRUST, "the bundle is the authority's")];
     }
-    let subjects: Vec<&str> = roots.iter().map(|root| root.subject.as_str()).collect();
+    let subjects: BTreeSet<&str> = roots.iter().map(|root| root.subject.as_str()).collect();
+    let subjects = Vec::from_iter(subjects);
     let what = "the trust bundle has none of the authority's roots";
-    let cause = format!("sidecars refuse certificates by {}; the control plane's leader does not run, or may not write", names(&subjects));
+    let cause = format!(
+        "sidecars refuse certificates by {}; the control plane's leader does not run, or may not write",
+        names(&subjects)
+    );
     let fix = format!("kubectl rollout restart deployment/weir-control-plane --namespace {namespace}");
     vec![Finding::failure(TRUST, what, cause, fix)]
 }
@@ -117,7 +131,8 @@ fn everywhere(after: &After, of: &BTreeMap<&str, Vec<Certificate>>, reference: &
         findings.push(Finding::failure(TRUST, what, cause, fix));
     }
     if findings.is_empty() {
-        findings.push(Finding::good(TRUST, format!("the bundle is in all of {} with sidecars", count(needed.len(), "namespace"))));
+        findings
+            .push(Finding::good(TRUST, format!("the bundle is in all of {} with sidecars", count(needed.len(), "namespace"))));
     }
     findings
 }

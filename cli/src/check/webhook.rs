@@ -3,8 +3,8 @@
 use super::certificates::{Certificate, read, read_base64};
 use super::facts::{After, Answer, Ground, Probe};
 use super::finding::{Finding, count, names};
-use super::objects::{Secret, Webhooks};
 use super::moment;
+use super::objects::{Secret, Webhooks};
 
 const INJECTION: &str = "injection";
 
@@ -24,7 +24,10 @@ pub(super) fn findings(ground: &Ground, after: &After) -> Vec<Finding> {
 
 /// The authority of the Secret; none where it could not be read.
 fn certificates(secret: &Answer<Secret>) -> Answer<Vec<Certificate>> {
-    secret.as_ref().map_err(Clone::clone).map(|secret| secret.data.get("ca.crt").map(|text| read_base64(text)).unwrap_or_default())
+    secret
+        .as_ref()
+        .map_err(Clone::clone)
+        .map(|secret| secret.data.get("ca.crt").map(|text| read_base64(text)).unwrap_or_default())
 }
 
 fn configuration(ground: &Ground, kind: &str, answer: &Answer<Webhooks>, secret: &Answer<Vec<Certificate>>) -> Vec<Finding> {
@@ -37,7 +40,12 @@ fn configuration(ground: &Ground, kind: &str, answer: &Answer<Webhooks>, secret:
             return vec![Finding::failure(INJECTION, format!("the {kind} weir-injector is missing"), cause, apply)];
         }
         Err(failure) => {
-            return vec![Finding::warning(INJECTION, format!("the {kind} weir-injector cannot be read"), failure.to_string(), "")];
+            return vec![Finding::warning(
+                INJECTION,
+                format!("the {kind} weir-injector cannot be read"),
+                failure.to_string(),
+                "",
+            )];
         }
     };
     let repair = format!("kubectl rollout restart deployment/weir-injector --namespace {namespace}");
@@ -70,7 +78,10 @@ fn configuration(ground: &Ground, kind: &str, answer: &Answer<Webhooks>, secret:
     let cause = "API servers take the injector for somebody else; something wrote the configuration after the injector";
     add(&wrong, "a caBundle that is not that of the Secret weir-injector-tls", cause, &repair);
     if findings.is_empty() {
-        findings.push(Finding::good(INJECTION, format!("the {kind} is there, and the caBundle of {} right", count(webhooks.webhooks.len(), "webhook"))));
+        findings.push(Finding::good(
+            INJECTION,
+            format!("the {kind} is there, and the caBundle of {} right", count(webhooks.webhooks.len(), "webhook")),
+        ));
     }
     findings
 }
@@ -116,17 +127,28 @@ fn probe(ground: &Ground, probe: &Probe, injector_is_down: bool) -> Finding {
         return Finding::failure(INJECTION, what, format!("weir-init needs NET_ADMIN, which the namespace forbids: {said}"), fix);
     }
     if !has(&["webhook"]) {
-        return Finding::warning(INJECTION, format!("whether pods get a sidecar cannot be tried in namespace {namespace}"), said, "");
+        return Finding::warning(
+            INJECTION,
+            format!("whether pods get a sidecar cannot be tried in namespace {namespace}"),
+            said,
+            "",
+        );
     }
     let logs = format!("kubectl logs deployment/weir-injector --namespace {mesh}");
     let (cause, fix) = if has(&["x509", "certificate"]) {
-        ("the caBundle does not fit the injector's certificate", format!("kubectl rollout restart deployment/weir-injector --namespace {mesh}"))
+        (
+            "the caBundle does not fit the injector's certificate",
+            format!("kubectl rollout restart deployment/weir-injector --namespace {mesh}"),
+        )
     } else if injector_is_down || has(&["no endpoints available", "connection refused", "network is unreachable"]) {
         ("the injector does not run", format!("kubectl get pods --namespace {mesh}; {logs}"))
     } else if has(&["not found"]) {
         ("the injector's Service is missing", format!("weir install --namespace {mesh} | kubectl apply -f -"))
     } else if has(&["deadline", "timeout", "no route", "i/o"]) {
-        ("the API server does not reach the injector: a firewall between control plane and nodes (port 15443), or a NetworkPolicy", logs)
+        (
+            "the API server does not reach the injector: a firewall between control plane and nodes (port 15443), or a NetworkPolicy",
+            logs,
+        )
     } else {
         ("the injector refuses it", logs)
     };
@@ -181,7 +203,10 @@ mod tests {
         assert_eq!(bad(&expired), [format!("Failure the MutatingWebhookConfiguration has {what}")]);
         let mut other = after();
         other.mutating = Ok(webhooks("mesh", &authority("root", NOW + 1000)));
-        assert_eq!(bad(&other), ["Failure the MutatingWebhookConfiguration has webhooks of another installation: namespace.inject.weir.dev"]);
+        assert_eq!(
+            bad(&other),
+            ["Failure the MutatingWebhookConfiguration has webhooks of another installation: namespace.inject.weir.dev"]
+        );
         let mut no_secret = after();
         no_secret.injector_secret = Err(not_found());
         assert!(bad(&no_secret).contains(&"Failure the Secret weir-injector-tls is missing".to_owned()));

@@ -17,17 +17,25 @@ pub(super) fn findings(ground: &Ground, after: &After) -> Vec<Finding> {
     let (namespaces, pods) = match (&after.namespaces, &after.pods) {
         (Ok(namespaces), Ok(pods)) => (namespaces, pods),
         (Err(failure), _) | (_, Err(failure)) => {
-            return vec![Finding::warning(WORKLOADS, "namespaces and pods cannot be listed", failure.to_string(), "kubectl auth can-i list pods --all-namespaces")];
+            return vec![Finding::warning(
+                WORKLOADS,
+                "namespaces and pods cannot be listed",
+                failure.to_string(),
+                "kubectl auth can-i list pods --all-namespaces",
+            )];
         }
     };
     let sidecars = pods.iter().filter(|pod| pod.is_alive() && pod.has_sidecar()).count();
     let mut findings = Vec::new();
-    findings.extend(forbidden(namespaces, pods));
+    findings.extend(forbidden(after, namespaces, pods));
     findings.extend(without(&ground.namespace, namespaces, pods));
     findings.extend(pods.iter().filter(|pod| pod.is_alive() && pod.has_sidecar()).filter_map(broken));
     findings.extend(old(after, pods));
     if findings.is_empty() {
-        findings.push(Finding::good(WORKLOADS, format!("{} with a sidecar, and none that should have one and has not", count(sidecars, "pod"))));
+        findings.push(Finding::good(
+            WORKLOADS,
+            format!("{} with a sidecar, and none that should have one and has not", count(sidecars, "pod")),
+        ));
     }
     findings
 }
@@ -51,11 +59,14 @@ fn says(meta: &Meta) -> Option<&str> {
 }
 
 /// Namespaces whose Pod Security forbids what weir-init needs.
-fn forbidden(namespaces: &[Object], pods: &[Pod]) -> Vec<Finding> {
+fn forbidden(after: &After, namespaces: &[Object], pods: &[Pod]) -> Vec<Finding> {
     let level = |meta: &Meta| meta.labels.get("pod-security.kubernetes.io/enforce").cloned().unwrap_or_default();
     // Where there are pods with sidecars, somebody made an exemption.
     let works = |name: &str| pods.iter().any(|pod| pod.metadata.namespace == name && pod.has_sidecar() && pod.is_alive());
-    let strict = namespaces.iter().map(|namespace| &namespace.metadata).filter(|meta| asks(meta) && !works(&meta.name));
+    // Where the creation of a pod was tried, that says more.
+    let tried = |name: &str| after.probes.iter().any(|probe| probe.namespace == name);
+    let asking = namespaces.iter().map(|namespace| &namespace.metadata).filter(|meta| asks(meta));
+    let strict = asking.filter(|meta| !works(&meta.name) && !tried(&meta.name));
     strict
         .filter(|meta| matches!(level(meta).as_str(), "baseline" | "restricted"))
         .map(|meta| {
@@ -69,8 +80,11 @@ fn forbidden(namespaces: &[Object], pods: &[Pod]) -> Vec<Finding> {
 
 /// Pods that should have a sidecar and have none, by workload.
 fn without(mesh: &str, namespaces: &[Object], pods: &[Pod]) -> Vec<Finding> {
-    let enabled: BTreeSet<&str> =
-        namespaces.iter().filter(|namespace| asks(&namespace.metadata)).map(|namespace| namespace.metadata.name.as_str()).collect();
+    let enabled: BTreeSet<&str> = namespaces
+        .iter()
+        .filter(|namespace| asks(&namespace.metadata))
+        .map(|namespace| namespace.metadata.name.as_str())
+        .collect();
     let mut workloads: BTreeMap<(String, String), usize> = BTreeMap::new();
     for pod in pods.iter().filter(|pod| pod.is_alive() && !pod.has_sidecar() && !pod.spec.host_network) {
         let namespace = pod.metadata.namespace.as_str();
@@ -91,7 +105,12 @@ fn without(mesh: &str, namespaces: &[Object], pods: &[Pod]) -> Vec<Finding> {
             } else {
                 format!("kubectl rollout restart {workload} --namespace {namespace}")
             };
-            Finding::warning(WORKLOADS, format!("{} of {workload} in {namespace} without a sidecar", count(number, "pod")), cause, fix)
+            Finding::warning(
+                WORKLOADS,
+                format!("{} of {workload} in {namespace} without a sidecar", count(number, "pod")),
+                cause,
+                fix,
+            )
         })
         .collect()
 }
@@ -129,7 +148,11 @@ fn old(after: &After, pods: &[Pod]) -> Vec<Finding> {
         .into_iter()
         .map(|(version, workloads)| {
             let distinct: Vec<String> = workloads.iter().collect::<BTreeSet<_>>().into_iter().cloned().collect();
-            let what = format!("{} of version {version}, while {current} is installed: {}", count(workloads.len(), "sidecar"), names(&distinct));
+            let what = format!(
+                "{} of version {version}, while {current} is installed: {}",
+                count(workloads.len(), "sidecar"),
+                names(&distinct)
+            );
             let cause = "sidecars are replaced when their pods are; versions next to each other work together";
             Finding::warning(WORKLOADS, what, cause, "kubectl rollout restart WORKLOAD --namespace NAMESPACE")
         })
@@ -156,14 +179,18 @@ mod tests {
 
     #[test]
     fn pods_without_a_sidecar_are_named_by_workload() {
-        let owned = r#""namespace":"shop","labels":{"pod-template-hash":"7f"},"ownerReferences":[{"kind":"ReplicaSet","name":"web-7f"}]"#;
+        let owned =
+            r#""namespace":"shop","labels":{"pod-template-hash":"7f"},"ownerReferences":[{"kind":"ReplicaSet","name":"web-7f"}]"#;
         for (pod, expected) in [
             (plain(owned), Some("Warning 1 pod of deployment/web in shop without a sidecar")),
             (plain(r#""namespace":"shop""#), Some("Warning 1 pod of pod/web-1 in shop without a sidecar")),
             (plain(r#""namespace":"shop","labels":{"weir.dev/inject":"disabled"}"#), None),
             (plain(r#""namespace":"shop","deletionTimestamp":"2023-11-14T22:13:20Z""#), None),
             (plain(r#""namespace":"other""#), None),
-            (plain(r#""namespace":"other","annotations":{"weir.dev/inject":"enabled"}"#), Some("Warning 1 pod of pod/web-1 in other without a sidecar")),
+            (
+                plain(r#""namespace":"other","annotations":{"weir.dev/inject":"enabled"}"#),
+                Some("Warning 1 pod of pod/web-1 in other without a sidecar"),
+            ),
             (plain(r#""namespace":"kube-system","labels":{"weir.dev/inject":"enabled"}"#), None),
             (plain(r#""namespace":"weir-system","labels":{"weir.dev/inject":"enabled"}"#), None),
         ] {
@@ -211,8 +238,9 @@ mod tests {
     #[test]
     fn namespaces_that_forbid_what_they_ask_for() {
         let mut after = after();
-        after.namespaces = Ok(vec![namespace("shop", &[("weir.dev/inject", "enabled"), ("pod-security.kubernetes.io/enforce", "baseline")])]);
-        after.pods = Ok(Vec::new());
+        after.namespaces =
+            Ok(vec![namespace("shop", &[("weir.dev/inject", "enabled"), ("pod-security.kubernetes.io/enforce", "baseline")])]);
+        (after.pods, after.probes) = (Ok(Vec::new()), Vec::new());
         assert_eq!(bad(&after), ["Failure namespace shop asks for sidecars and forbids them (Pod Security baseline)"]);
     }
 }

@@ -104,7 +104,10 @@ impl Cluster {
             Some(context) => {
                 let options = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
                 Config::from_kubeconfig(&options).await.map_err(|error| {
-                    format!("--context {context}: {}; `kubectl config get-contexts` lists what there is", Failure::unanswered(&error))
+                    format!(
+                        "--context {context}: {}; `kubectl config get-contexts` lists what there is",
+                        Failure::unanswered(&error)
+                    )
                 })?
             }
             None => Config::infer().await.map_err(|error| {

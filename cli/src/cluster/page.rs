@@ -18,7 +18,13 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// Asks a pod for a page.
-pub(super) async fn forwarded(client: &Client, namespace: &str, pod: &str, port: u16, path: &str) -> Result<(u16, String), Failure> {
+pub(super) async fn forwarded(
+    client: &Client,
+    namespace: &str,
+    pod: &str,
+    port: u16,
+    path: &str,
+) -> Result<(u16, String), Failure> {
     match tokio::time::timeout(TIMEOUT, ask(client, namespace, pod, port, path)).await {
         Ok(answer) => answer,
         Err(_) => Err(failure(format!("no answer through a forwarded port within {} s", TIMEOUT.as_secs()))),
@@ -47,7 +53,10 @@ async fn ask(client: &Client, namespace: &str, pod: &str, port: u16, path: &str)
     answer
 }
 
-async fn exchange(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static, path: &str) -> Result<(u16, String), Failure> {
+async fn exchange(
+    stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    path: &str,
+) -> Result<(u16, String), Failure> {
     let unanswered = |error: &dyn std::error::Error| Failure::unanswered(error);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| unanswered(&error))?;
     let driver = tokio::spawn(connection);

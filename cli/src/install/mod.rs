@@ -26,10 +26,12 @@ const MAX_VALUES_BYTES: u64 = 1024 * 1024;
 
 /// The command line of `weir install`.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "The objects are those of the Helm chart (charts/weir), with the same values; docs/INSTALL.md lists them.\n\n\
+#[command(
+    after_help = "The objects are those of the Helm chart (charts/weir), with the same values; docs/INSTALL.md lists them.\n\n\
                         Examples:\n  weir check --pre && weir install | kubectl apply -f -\n  \
                         weir install --set controlPlane.replicas=3 --set logFormat=json | kubectl diff -f -\n  \
-                        weir install --values mesh.yaml > weir.yaml")]
+                        weir install --values mesh.yaml > weir.yaml"
+)]
 pub(crate) struct InstallArgs {
     /// Sets a value of the chart; several with commas between them, text as it stands with --set-string
     #[arg(long, value_name = "KEY=VALUE")]

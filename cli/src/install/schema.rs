@@ -57,7 +57,8 @@ fn object(schema: &Value, members: &Map<String, Value>, path: &str, errors: &mut
         match (known.get(name), schema.get("additionalProperties")) {
             (Some(schema), _) | (None, Some(schema @ Value::Object(_))) => walk(schema, value, &inner(name), errors),
             (None, Some(Value::Bool(false))) => {
-                let near = nearest(name, known.keys()).map(|near| format!("; `{}` is the nearest", inner(near))).unwrap_or_default();
+                let near =
+                    nearest(name, known.keys()).map(|near| format!("; `{}` is the nearest", inner(near))).unwrap_or_default();
                 errors.push(format!("{}: there is no such value{near}", inner(name)));
             }
             (None, _) => {}
@@ -128,7 +129,8 @@ fn in_words(name: &str) -> &str {
 /// The name that is most like this one, if any is.
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<&'a str> {
     let lower = name.to_lowercase();
-    known.map(|candidate| (distance(&lower, &candidate.to_lowercase()), candidate.as_str()))
+    known
+        .map(|candidate| (distance(&lower, &candidate.to_lowercase()), candidate.as_str()))
         .min()
         .filter(|(distance, candidate)| distance * 2 <= candidate.len().max(name.len()))
         .map(|(_, candidate)| candidate)
@@ -198,19 +200,40 @@ mod tests {
             ("injector.replica=3", "injector.replica: there is no such value; `injector.replicas` is the nearest"),
             ("zebra=1", "zebra: there is no such value"),
             ("image.registry=null", "image.registry is missing: it cannot be null"),
-            ("image.tag=7", "image.tag is 7: Version of all three images, or empty; it must be text (in quotes in a file, --set-string as a flag)"),
+            (
+                "image.tag=7",
+                "image.tag is 7: Version of all three images, or empty; it must be text (in quotes in a file, --set-string as a flag)",
+            ),
             ("logFormat=xml", "logFormat is \"xml\": How log lines look; it must be one of text, json"),
             ("injector.replicas=0", "injector.replicas is 0: How many pods; it must be 1 or more"),
             ("injector.replicas=two", "injector.replicas is \"two\": How many pods; it must be a whole number"),
-            ("namespace.create=yes", "namespace.create is \"yes\": Whether the Namespace is one of the objects; it must be true or false"),
+            (
+                "namespace.create=yes",
+                "namespace.create is \"yes\": Whether the Namespace is one of the objects; it must be true or false",
+            ),
             ("logLevel=", "logLevel is \"\": Which log lines are written; it must not be empty"),
-            ("controlPlane.leafLifetime=1w", "controlPlane.leafLifetime is \"1w\": How long certificates of workloads live; it must match ^[1-9][0-9]*(s|m|h|d)$"),
-            ("image.pullSecrets={A_b}", "image.pullSecrets[0] is \"A_b\": it must match ^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$"),
-            ("injector.nodeSelector.a=1", "injector.nodeSelector.a is 1: it must be text (in quotes in a file, --set-string as a flag)"),
+            (
+                "controlPlane.leafLifetime=1w",
+                "controlPlane.leafLifetime is \"1w\": How long certificates of workloads live; it must match ^[1-9][0-9]*(s|m|h|d)$",
+            ),
+            (
+                "image.pullSecrets={A_b}",
+                "image.pullSecrets[0] is \"A_b\": it must match ^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$",
+            ),
+            (
+                "injector.nodeSelector.a=1",
+                "injector.nodeSelector.a is 1: it must be text (in quotes in a file, --set-string as a flag)",
+            ),
         ] {
             assert_eq!(with(set), Err(vec![expected.to_owned()]), "{set}");
         }
-        for good in ["injector.nodeSelector.a=b", "controlPlane.resources.limits.cpu=2", "global.x=1", "image.tag=dev", "proxy.resources.limits.cpu=500m"] {
+        for good in [
+            "injector.nodeSelector.a=b",
+            "controlPlane.resources.limits.cpu=2",
+            "global.x=1",
+            "image.tag=dev",
+            "proxy.resources.limits.cpu=500m",
+        ] {
             assert_eq!(with(good), Ok(()), "{good}");
         }
     }

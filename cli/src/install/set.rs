@@ -74,7 +74,9 @@ fn steps(key: &str) -> Result<Vec<Step>, String> {
         steps.push(Step::Member(name));
         for piece in pieces {
             let number = piece.strip_suffix(']').and_then(|number| number.parse().ok()).filter(|number| *number < MAX_ITEMS);
-            steps.push(Step::Item(number.ok_or_else(|| format!("`{key}`: `[{piece}` is no place in a list; write for example [0]"))?));
+            steps.push(Step::Item(
+                number.ok_or_else(|| format!("`{key}`: `[{piece}` is no place in a list; write for example [0]"))?,
+            ));
         }
     }
     Ok(steps)

@@ -53,7 +53,9 @@ struct Found {
 pub(crate) fn run(args: &UninstallArgs) -> ExitCode {
     let namespace = &args.cluster.namespace;
     if namespace.parse::<Label>().is_err() {
-        eprintln!("weir uninstall: --namespace (WEIR_MESH_NAMESPACE) is {namespace:?}: write the name of a namespace, for example weir-system");
+        eprintln!(
+            "weir uninstall: --namespace (WEIR_MESH_NAMESPACE) is {namespace:?}: write the name of a namespace, for example weir-system"
+        );
         return ExitCode::from(USAGE);
     }
     let found = match block_on(look(&args.cluster)) {
@@ -95,7 +97,9 @@ fn advice(found: &Found) -> Option<String> {
     for ((namespace, workload), number) in found.sidecars.iter().take(NAMED) {
         let pods = if *number == 1 { "1 pod".to_owned() } else { format!("{number} pods") };
         if workload.starts_with("pod/") || workload.starts_with("job/") {
-            text.push_str(&format!("  kubectl delete {workload} --namespace {namespace}    # {pods}; create it again without a sidecar\n"));
+            text.push_str(&format!(
+                "  kubectl delete {workload} --namespace {namespace}    # {pods}; create it again without a sidecar\n"
+            ));
         } else {
             text.push_str(&format!("  kubectl rollout restart {workload} --namespace {namespace}    # {pods}\n"));
         }
@@ -171,7 +175,8 @@ mod tests {
 
     fn lines(keeps_authority: bool) -> Vec<String> {
         let objects = objects("weir-system", &found(), keeps_authority).unwrap();
-        let line = |object: &Value| format!("{} {}", object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap());
+        let line =
+            |object: &Value| format!("{} {}", object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap());
         objects.iter().map(line).collect()
     }
 
@@ -180,7 +185,9 @@ mod tests {
         let all = lines(false);
         assert_eq!(all[..2], ["MutatingWebhookConfiguration weir-injector", "ValidatingWebhookConfiguration weir-injector"]);
         assert_eq!(all[all.len() - 2..], ["Secret weir-ca", "Namespace weir-system"]);
-        for expected in ["Deployment weir-control-plane", "ClusterRole weir-injector", "Secret weir-injector-tls", "Lease weir-control-plane"] {
+        for expected in
+            ["Deployment weir-control-plane", "ClusterRole weir-injector", "Secret weir-injector-tls", "Lease weir-control-plane"]
+        {
             assert!(all.iter().any(|line| line == expected), "{all:#?}");
         }
         assert_eq!(all.iter().filter(|line| *line == "ConfigMap weir-trust-bundle").count(), 2);

@@ -79,9 +79,15 @@ impl Place {
     }
 
     async fn fetch(&self) -> Result<Option<Stored>, AuthorityError> {
-        let what = || format!("cannot read the Secret {SECRET}");
-        let found = bounded(self.secrets().get_opt(SECRET)).await.map_err(|failure| api(what(), failure))?;
-        found.as_ref().map(|secret| self.read(secret)).transpose()
+        self.secret(SECRET).await?.as_ref().map(|secret| self.read(secret)).transpose()
+    }
+
+    async fn secret(&self, name: &str) -> Result<Option<Secret>, AuthorityError> {
+        match bounded(self.secrets().get(name)).await {
+            Ok(secret) => Ok(Some(secret)),
+            Err(Failure::NotFound(_)) => Ok(None),
+            Err(failure) => Err(api(format!("cannot read the Secret {name}"), failure)),
+        }
     }
 
     async fn create(&self, document: &Document) -> Result<(), AuthorityError> {
@@ -161,8 +167,7 @@ async fn try_open(place: &Place) -> Result<Result<Document, &'static str>, Autho
     }
     let now = SystemTime::now();
     // The user's root may be there from the start; then nobody ever has to change to it.
-    let root = bounded(place.secrets().get_opt(GIVEN)).await;
-    let root = root.map_err(|failure| api(format!("cannot read the Secret {GIVEN}"), failure))?;
+    let root = place.secret(GIVEN).await?;
     let line = root.and_then(|secret| check(&secret, &place.trust_domain, now).inspect_err(|why| refuse(why)).ok());
     let document = match line {
         Some(line) => Document::of(line, now),
@@ -427,7 +432,9 @@ impl Keeper {
         if self.place.fetch().await?.is_some() {
             return Ok(());
         }
-        tracing::error!("the Secret {SECRET} was deleted; it is made again of what is in force. To rotate the root, annotate it: {ASK}");
+        tracing::error!(
+            "the Secret {SECRET} was deleted; it is made again of what is in force. To rotate the root, annotate it: {ASK}"
+        );
         let document = self.force.authority.document();
         self.place.create(&document).await
     }

@@ -248,7 +248,10 @@ async fn write(cluster: &Cluster, force: &Force, bundles: &Bundles, changed: &No
                 let done = failure.is_none();
                 let news = bundles.known().tried(&namespace, failure, &wanted, Instant::now());
                 if let Some(why) = news {
-                    tracing::warn!(namespace, "cannot write the ConfigMap {NAME}: {why}; new sidecars there cannot start. Trying again");
+                    tracing::warn!(
+                        namespace,
+                        "cannot write the ConfigMap {NAME}: {why}; new sidecars there cannot start. Trying again"
+                    );
                 } else if done {
                     tracing::debug!(namespace, "wrote the ConfigMap {NAME}");
                 }

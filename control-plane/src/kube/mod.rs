@@ -4,10 +4,10 @@
 //! writes what became of routes. [`review`] asks whose token it is; [`authority`] keeps the certificate authority in a Secret,
 //! [`replicas`] tells what every replica's proxies are ready for, and [`bundle`] writes what they trust into every namespace. What is read of the cluster is in [`crate::source::kube`].
 
-pub mod client;
-pub mod failure;
 pub mod authority;
 pub mod bundle;
+pub mod client;
+pub mod failure;
 pub mod lease;
 pub mod replicas;
 pub mod review;

@@ -1,5 +1,7 @@
 //! What is written into a route's status, and when.
 
+use std::slice;
+
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use weir_core::route::{RouteKind, RouteRef};
@@ -91,38 +93,38 @@ fn only_our_entries_are_ever_others() {
         ),
         (
             "nothing differs",
-            object(1, &[a.clone()], &[ours("a", "True", 1, BEFORE), others()]),
+            object(1, slice::from_ref(&a), &[ours("a", "True", 1, BEFORE), others()]),
             known(1, "True", &[0]),
             Verdict::AsItShouldBe,
         ),
         (
             "another generation: the time of the change stays",
-            object(2, &[a.clone()], &[ours("a", "True", 1, BEFORE), others()]),
+            object(2, slice::from_ref(&a), &[ours("a", "True", 1, BEFORE), others()]),
             known(2, "True", &[0]),
             Verdict::Write(vec![ours("a", "True", 2, BEFORE), others()]),
         ),
         (
             "another status: the time is now",
-            object(1, &[a.clone()], &[ours("a", "True", 1, BEFORE)]),
+            object(1, slice::from_ref(&a), &[ours("a", "True", 1, BEFORE)]),
             known(1, "False", &[0]),
             Verdict::Write(vec![ours("a", "False", 1, NOW)]),
         ),
         (
             "a parent is gone, and one has come",
-            object(3, &[b.clone()], &[ours("a", "True", 2, BEFORE), others()]),
+            object(3, slice::from_ref(&b), &[ours("a", "True", 2, BEFORE), others()]),
             known(3, "True", &[0]),
             Verdict::Write(vec![others(), ours("b", "True", 3, NOW)]),
         ),
         (
             "no parent is a Service any more",
-            object(3, &[edge.clone()], &[ours("a", "True", 2, BEFORE), others()]),
+            object(3, slice::from_ref(&edge), &[ours("a", "True", 2, BEFORE), others()]),
             known(3, "True", &[]),
             Verdict::Write(vec![others()]),
         ),
         ("nothing is ours, and nothing was", object(3, &[edge], &[others()]), known(3, "True", &[]), Verdict::AsItShouldBe),
         (
             "twice the same entry",
-            object(1, &[a.clone()], &[ours("a", "True", 1, BEFORE), ours("a", "True", 1, BEFORE)]),
+            object(1, slice::from_ref(&a), &[ours("a", "True", 1, BEFORE), ours("a", "True", 1, BEFORE)]),
             known(1, "True", &[0]),
             Verdict::Write(vec![ours("a", "True", 1, BEFORE)]),
         ),

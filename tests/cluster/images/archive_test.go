@@ -96,7 +96,7 @@ func TestAnArchiveLeadsFromItsIndexToItsLayer(t *testing.T) {
 		}
 		names = append(names, header.Name)
 	}
-	if want := []string{"bin/", "bin/sh", "etc/", "etc/motd", "tmp/"}; !slices.Equal(names, want) {
+	if want := []string{"./", "bin/", "bin/sh", "etc/", "etc/motd", "tmp/"}; !slices.Equal(names, want) {
 		t.Errorf("the layer has %v, want %v", names, want)
 	}
 }

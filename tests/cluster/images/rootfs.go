@@ -58,6 +58,10 @@ func (t *tree) put(name string, what entry) {
 // write writes the tree as a layer: sorted, so a directory comes before what is in it, and at the beginning of time.
 func (t *tree) write(to io.Writer) error {
 	archive := tar.NewWriter(to)
+	// The root too: left out, it gets the mode that the runtime's umask gives.
+	if err := (entry{kind: tar.TypeDir, mode: 0o755}).write(archive, "."); err != nil {
+		return err
+	}
 	for _, name := range slices.Sorted(maps.Keys(t.entries)) {
 		if err := t.entries[name].write(archive, strings.TrimPrefix(name, "/")); err != nil {
 			return err

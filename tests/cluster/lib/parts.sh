@@ -63,7 +63,7 @@ serves() {
     proxy) answers 10256 /healthz ;;
     dns) answers 8181 /ready ;;
     containerd) enter ctr version ;;
-    kubelet) in_network kubectl wait --for=condition=Ready "node/$name" --timeout=1s ;;
+    kubelet) answers 10248 /healthz && in_network kubectl wait --for=condition=Ready "node/$name" --timeout=1s ;;
     etcd) answers 2379 /health ;;
   esac
 }
@@ -107,7 +107,7 @@ alive() {
   enter bash -c '[ "$(tr "\0" "\n" <"/proc/$1/cmdline" | head -n 1)" = "$2" ]' alive "$pid" "${command[0]}" 2>/dev/null
 }
 
-# Ends a part, and waits until it has.
+# Ends a part, and waits until it has. The API server would wait a minute for those who watch.
 halt() {
   alive "$1" || {
     say "$1 does not run"
@@ -116,7 +116,7 @@ halt() {
   say "stopping $1"
   enter bash -c '
     kill -TERM "$1"
-    for ((turn = 0; turn < 150; turn++)); do
+    for ((turn = 0; turn < 30; turn++)); do
       kill -0 "$1" 2>/dev/null || exit 0
       sleep 0.1
     done
@@ -134,7 +134,7 @@ wait_for() {
     if [ -n "$part" ] && ! alive "$part"; then
       cause="$part has ended"
     elif [ "$SECONDS" -ge "$deadline" ]; then
-      cause="$what: not there in time; the last try said: $("$@" 2>&1 | tail -n 2)"
+      cause="$what: not there in time; the last try said: $("$@" 2>&1 | tail -n 2 || true)"
     fi
     if [ -n "$cause" ]; then
       [ -z "$part" ] || { echo "the end of $state/log/$part.log:" && tail -n 20 "$state/log/$part.log" | cut -c1-400; } >&2

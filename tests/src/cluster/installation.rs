@@ -6,7 +6,7 @@ use std::process::Command;
 use aws_lc_rs::digest::{SHA256, digest};
 use tokio::sync::OnceCell;
 
-use super::kubectl::{cluster, kubectl, run};
+use super::kubectl::{cluster, kubectl, run, run_now};
 use super::{DEADLINE, SYSTEM, until};
 use crate::binaries::workspace;
 use crate::wait::ensure;
@@ -73,6 +73,17 @@ pub async fn install(options: &[&str]) -> Result<(), String> {
     let objects = run(weir(&[&["install"], options].concat()), None).await?;
     run(kubectl(&["apply", "-f", "-"]), Some(objects)).await?;
     Ok(())
+}
+
+/// Puts back what a scenario broke before it failed, so that the others do not fail with it.
+pub(super) fn repair() {
+    let apply = |objects| run_now(kubectl(&["apply", "-f", "-"]), Some(objects));
+    if let Err(error) = run_now(weir(&["install"]), None).and_then(apply) {
+        eprintln!("Weir could not be installed again: {error}");
+    }
+    for part in PARTS {
+        let _ = run_now(kubectl(&["-n", SYSTEM, "rollout", "status", &format!("deployment/{part}"), "--timeout=60s"]), None);
+    }
 }
 
 /// Waits until all replicas of Weir's parts are new and ready.

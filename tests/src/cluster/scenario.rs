@@ -19,6 +19,7 @@ static TURNS: Semaphore = Semaphore::const_new(AT_ONCE as usize);
 /// A namespace of its own, and what can be done in it.
 pub struct Scenario {
     namespace: String,
+    alone: bool,
     _turn: SemaphorePermit<'static>,
 }
 
@@ -45,7 +46,7 @@ impl Scenario {
         installation::is_there().await;
         let turn = TURNS.acquire_many(turns).await.expect("the turns are never closed");
         let namespace = format!("{name}-{}", std::process::id());
-        let scenario = Self { namespace, _turn: turn };
+        let scenario = Self { namespace, alone: turns == AT_ONCE, _turn: turn };
         let labels = json!({"weir.dev/inject": "enabled", "weir-tests": "scenario"});
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": scenario.namespace, "labels": labels}});
         scenario.apply(&[object]).await;
@@ -266,6 +267,9 @@ impl Drop for Scenario {
         let failed = std::thread::panicking();
         if failed {
             report::print(&self.namespace);
+            if self.alone {
+                installation::repair();
+            }
         }
         if !(failed && installation::is_kept()) {
             let _ = run_now(kubectl(&["delete", "namespace", &self.namespace, "--wait=false"]), None);

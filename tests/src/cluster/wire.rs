@@ -48,7 +48,6 @@ fn mounted_networks() -> Result<PathBuf, String> {
     Ok(PathBuf::from(format!("/proc/{containerd}/root/run/netns")))
 }
 
-
 /// Records what goes over the pod's wire. What stays within the pod, on its loopback, is not recorded: there the application
 /// and its sidecar talk as they like.
 #[must_use]

@@ -104,7 +104,13 @@ impl Editor<'_> {
                     return items.iter().zip(values).try_for_each(|(item, value)| self.change(item, value, slot));
                 }
                 let (at, added) = inserted(items, values)?;
+                let kept = values.iter().take(at).chain(values.iter().skip(at + added.len()));
+                let slot = if *flow { Slot::Flow } else { Slot::Other };
+                items.iter().zip(kept).try_for_each(|(item, value)| self.change(item, value, slot))?;
                 if *flow { self.insert_flow_items(node, items, at, added) } else { self.insert_items(node, items, at, added) }
+            }
+            (Content::Scalar(_), Value::Bool(_) | Value::Number(_) | Value::String(_)) if node.end > node.start => {
+                self.replace_scalar(node, target)
             }
             _ => self.replace(node, target, slot),
         }
@@ -112,8 +118,15 @@ impl Editor<'_> {
 
     fn change_mapping(&mut self, node: &Node, entries: &[Entry], flow: bool, members: &Map<String, Value>) -> Option<()> {
         let mut added = members.clone();
+        let is_removed = |entry: &Entry| !members.contains_key(&*entry.key);
+        if flow && entries.iter().any(is_removed) {
+            return self.insert_instead(node, flow_text(members));
+        }
         for entry in entries {
-            let value = members.get(&*entry.key)?;
+            let Some(value) = members.get(&*entry.key) else {
+                self.remove(entry)?;
+                continue;
+            };
             if entry.is_merged {
                 // What comes from elsewhere and is to differ is written here, where it counts more.
                 if entry.value.to_json() == *value {
@@ -166,6 +179,32 @@ impl Editor<'_> {
                 self.insert(first.start, text)
             }
         }
+    }
+
+    /// Takes the lines of an entry of a block mapping away.
+    fn remove(&mut self, entry: &Entry) -> Option<()> {
+        let start = line_start(self.text, entry.key_end);
+        // Behind a dash or another key it is not alone on its line; what comes from elsewhere cannot be taken away here.
+        let before = self.text.get(start..entry.key_end)?;
+        let is_alone = before.trim_start().trim_matches(['"', '\'']) == &*entry.key;
+        if entry.is_merged || entry.value.is_alias || !is_alone {
+            return None;
+        }
+        let end = next_line(self.text, entry.value.end.max(entry.key_end)).unwrap_or(self.text.len());
+        self.edits.push(Edit { start, end, insert: String::new() });
+        Some(())
+    }
+
+    /// Replaces a word by another one.
+    fn replace_scalar(&mut self, node: &Node, target: &Value) -> Option<()> {
+        let written = self.text.get(node.start..node.end)?;
+        let is_word = !written.contains('\n') && !written.starts_with(['|', '>', '&', '!', '*']);
+        is_word.then(|| self.insert_instead(node, flow(target, None)))?
+    }
+
+    fn insert_instead(&mut self, node: &Node, text: String) -> Option<()> {
+        self.edits.push(Edit { start: node.start, end: node.end, insert: text });
+        Some(())
     }
 
     /// Replaces nothing (`null`, `[]`, `{}`) or an alias by a value.
@@ -239,13 +278,20 @@ fn separator(indent: Option<&str>) -> String {
     indent.map_or_else(|| ", ".to_owned(), |indent| format!(",\n{indent}"))
 }
 
-/// Where and what was inserted, if all items are still there and in order.
+/// Where and what was inserted, if all items are still there and in order. One that has changed is known by its name.
 fn inserted<'a>(items: &[Node], values: &'a [Value]) -> Option<(usize, &'a [Value])> {
     let count = values.len().checked_sub(items.len())?;
     let old: Vec<Value> = items.iter().map(Node::to_json).collect();
-    let at = old.iter().zip(values).take_while(|(old, new)| old == new).count();
-    let is_kept = values.get(at + count..)? == old.get(at..)?;
+    let name = |value: &Value| value.get("name").and_then(Value::as_str).map(str::to_owned);
+    let is_same = |(old, new): (&Value, &Value)| old == new || (name(old).is_some() && name(old) == name(new));
+    let at = old.iter().zip(values).take_while(|pair| is_same(*pair)).count();
+    let (kept, rest) = (values.get(at + count..)?, old.get(at..)?);
+    let is_kept = kept.len() == rest.len() && rest.iter().zip(kept).all(is_same);
     is_kept.then_some((at, values.get(at..at + count)?))
+}
+
+fn flow_text(members: &Map<String, Value>) -> String {
+    flow(&Value::Object(members.clone()), None)
 }
 
 struct Dash {

@@ -121,3 +121,40 @@ fn only_the_document_that_differs_is_touched() {
     let rewrite = rewrite(text, &documents[1], &json!({"l": ["x", "y"]})).unwrap();
     assert_eq!(apply(text, rewrite.edits), "# first\na:   1\n---\nl: [x, \"y\"]\n--- # third\nb: 'x'   \n");
 }
+
+#[test]
+fn words_are_replaced_and_entries_removed_where_they_stand() {
+    let text = "probe: # first\n  httpGet: # how\n    path: /x   # why\n    host: \"\"  # gone\n    port: 'web'\n  # then\n  period: 3 # slow\n";
+    in_place(
+        text,
+        |value| {
+            value["probe"]["httpGet"] = json!({"path": "/probe", "port": 15420, "scheme": "HTTP"});
+        },
+        "probe: # first\n  httpGet: # how\n    path: \"/probe\"   # why\n    port: 15420\n    scheme: HTTP\n  # then\n  period: 3 # slow\n",
+    );
+    in_place(
+        "probe:\n  tcp:\n    port: 1 # one\n  period: 3 # slow\nz: 1\n",
+        |value| {
+            value["probe"] = json!({"period": 3, "get": {"port": 2}});
+        },
+        "probe:\n  period: 3 # slow\n  get:\n    port: 2\nz: 1\n",
+    );
+    in_place(
+        "probe:\n  tcp: {port: 1}\nz: 1\n",
+        |value| {
+            value["probe"] = json!({"get": {"port": 2}});
+        },
+        "probe:\n  get:\n    port: 2\nz: 1\n",
+    );
+    in_place("p: {tcp: 1, n: 2} # p\n", |value| value["p"] = json!({"n": 2}), "p: {\"n\": 2} # p\n");
+}
+
+#[test]
+fn items_that_change_are_known_by_their_names_where_others_are_inserted() {
+    let text = "l:\n- name: a # a\n  x: 1 # x\n- name: b # b\n  x: 1\n";
+    let change = |value: &mut Value| {
+        value["l"][0]["x"] = 2.into();
+        value["l"].as_array_mut().unwrap().insert(0, json!({"name": "new"}));
+    };
+    in_place(text, change, "l:\n- name: new\n- name: a # a\n  x: 2 # x\n- name: b # b\n  x: 1\n");
+}

@@ -158,7 +158,10 @@ mod tests {
             ("{{ printf \"%d\" 1 }}", "t:1: printf: `%d` is not supported; use %s or %v"),
             ("{{ printf \"%s\" }}", "t:1: printf: there are fewer values than places for them"),
             ("{{ nindent \"a\" \"b\" }}", "t:1: nindent takes a number and a text"),
-            ("{{ define \"r\" }}{{ include \"r\" . }}{{ end }}\n{{ include \"r\" . }}", "t:1: include: templates include each other more than 32 deep"),
+            (
+                "{{ define \"r\" }}{{ include \"r\" . }}{{ end }}\n{{ include \"r\" . }}",
+                "t:1: include: templates include each other more than 32 deep",
+            ),
         ] {
             assert_eq!(rendered(text, &json!({"a": {}, "s": "text"})), Err(expected.to_owned()), "{text}");
         }

@@ -21,10 +21,28 @@ pub(super) enum Node {
     /// A value that is written.
     Output(Pipeline),
     /// `$x := …`, or `$x = …`.
-    Let { variable: String, is_new: bool, pipeline: Pipeline },
-    If { condition: Pipeline, then: Vec<Node>, otherwise: Vec<Node> },
-    With { value: Pipeline, then: Vec<Node>, otherwise: Vec<Node> },
-    Range { key: Option<String>, value: Option<String>, over: Pipeline, then: Vec<Node>, otherwise: Vec<Node> },
+    Let {
+        variable: String,
+        is_new: bool,
+        pipeline: Pipeline,
+    },
+    If {
+        condition: Pipeline,
+        then: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
+    With {
+        value: Pipeline,
+        then: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
+    Range {
+        key: Option<String>,
+        value: Option<String>,
+        over: Pipeline,
+        then: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
 }
 
 /// Values that go from one function to the next.
@@ -59,7 +77,7 @@ pub(super) fn parse(pieces: Vec<Piece>) -> Result<Parsed, Wrong> {
     let (body, end) = parser.block(0)?;
     match end {
         End::File => Ok(Parsed { body, defined: parser.defined }),
-        End::End(line) => Err(Wrong::new(line, "`end` has nothing to end")),
+        End::Block(line) => Err(Wrong::new(line, "`end` has nothing to end")),
         End::Else(tokens) => Err(Wrong::new(tokens.line, "`else` stands outside of `if`, `with` and `range`")),
     }
 }
@@ -67,7 +85,7 @@ pub(super) fn parse(pieces: Vec<Piece>) -> Result<Parsed, Wrong> {
 /// What a block ends with.
 enum End {
     File,
-    End(usize),
+    Block(usize),
     /// With what follows `else`.
     Else(Tokens),
 }
@@ -93,7 +111,7 @@ impl Parser {
                 return Err(Wrong::new(line, format!("blocks are nested more than {MAX_DEPTH} deep")));
             }
             match tokens.keyword().as_deref() {
-                Some("end") => return tokens.finish().map(|()| (nodes, End::End(line))),
+                Some("end") => return tokens.finish().map(|()| (nodes, End::Block(line))),
                 Some("else") => return Ok((nodes, End::Else(tokens))),
                 Some("if") => nodes.push(self.condition(tokens, depth)?),
                 Some("with") => {
@@ -120,7 +138,7 @@ impl Parser {
         let condition = tokens.whole_pipeline()?;
         let (then, end) = self.block(depth + 1)?;
         let otherwise = match end {
-            End::End(_) => Vec::new(),
+            End::Block(_) => Vec::new(),
             End::File => return Err(Wrong::new(line, "`if` has no `end`")),
             End::Else(mut tokens) => match tokens.keyword().as_deref() {
                 // Like `else` with an `if` in it, whose `end` is that of both.
@@ -135,7 +153,7 @@ impl Parser {
     fn branches(&mut self, word: &str, line: usize, depth: usize) -> Result<(Vec<Node>, Vec<Node>), Wrong> {
         let (then, end) = self.block(depth + 1)?;
         match end {
-            End::End(_) => Ok((then, Vec::new())),
+            End::Block(_) => Ok((then, Vec::new())),
             End::File => Err(Wrong::new(line, format!("`{word}` has no `end`"))),
             End::Else(tokens) => Ok((then, self.otherwise(tokens, word, line, depth)?)),
         }
@@ -144,7 +162,7 @@ impl Parser {
     fn otherwise(&mut self, mut tokens: Tokens, word: &str, line: usize, depth: usize) -> Result<Vec<Node>, Wrong> {
         tokens.finish()?;
         match self.block(depth + 1)? {
-            (nodes, End::End(_)) => Ok(nodes),
+            (nodes, End::Block(_)) => Ok(nodes),
             (_, End::Else(tokens)) => Err(Wrong::new(tokens.line, format!("this is the second `else` of an `{word}`"))),
             (_, End::File) => Err(Wrong::new(line, format!("`{word}` has no `end`"))),
         }
@@ -158,7 +176,7 @@ impl Parser {
             return Err(Wrong::new(line, "`define` must not stand in another block"));
         }
         let (body, end) = self.block(depth + 1)?;
-        if !matches!(end, End::End(_)) {
+        if !matches!(end, End::Block(_)) {
             return Err(Wrong::new(line, "`define` has no `end`"));
         }
         self.defined.insert(name, body);
@@ -313,7 +331,7 @@ fn shown(kind: &Kind) -> String {
     match kind {
         Kind::Word(word) => format!("`{word}`"),
         Kind::Field(names) => format!("`.{}`", names.join(".")),
-        Kind::Variable(name, names) => format!("`${}`", [&[name.clone()], names.as_slice()].concat().join(".")),
+        Kind::Variable(name, names) => format!("`${}`", [std::slice::from_ref(name), names.as_slice()].concat().join(".")),
         Kind::Text(text) => format!("{text:?}"),
         Kind::Number(number) => format!("`{number}`"),
         Kind::Pipe => "`|`".to_owned(),

@@ -1,4 +1,3 @@
-
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use weir_core::rotation::overlap::PhaseName;
@@ -63,8 +62,7 @@ async fn the_replica_that_leads_makes_the_authority_and_others_take_it() {
 #[tokio::test]
 async fn of_two_that_make_it_at_once_one_takes_that_of_the_other() {
     let theirs = Document::make(&trust_domain(), SystemTime::now()).unwrap();
-    let answers =
-        vec![Answer::Status(404), Answer::Status(404), Answer::Status(409), Answer::Json(secret(&theirs, 1, ""))];
+    let answers = vec![Answer::Status(404), Answer::Status(404), Answer::Status(409), Answer::Json(secret(&theirs, 1, ""))];
     let (place, _script) = place(answers);
     assert_eq!(open(&place).await, theirs);
 }

@@ -34,7 +34,11 @@ fn every_other_token_is_refused_with_its_own_reason() {
         ("not authenticated", |it| it.authenticated = Some(false), "token-rejected"),
         ("nothing said", |it| *it = TokenReviewStatus::default(), "token-rejected"),
         ("an API server that knows no audiences", |it| it.audiences = None, "wrong-audience"),
-        ("meant for the API server", |it| it.audiences = Some(vec!["https://kubernetes.default.svc".to_owned()]), "wrong-audience"),
+        (
+            "meant for the API server",
+            |it| it.audiences = Some(vec!["https://kubernetes.default.svc".to_owned()]),
+            "wrong-audience",
+        ),
         ("a person", |it| it.user.as_mut().unwrap().username = Some("admin".to_owned()), "not-a-service-account"),
         ("nobody", |it| it.user = None, "not-a-service-account"),
         ("a name that is none", |it| user(it, "system:serviceaccount:Shop:reviews"), "not-a-service-account"),

@@ -3,13 +3,15 @@
 //! A list comes as the beginning of a watch where the API server can do that (it then need not put all of it together at once),
 //! and in pages elsewhere. What was told before stays true until a complete list says otherwise.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{AsyncBufReadExt, Stream, StreamExt};
 use kube::Client;
-use kube::api::{ListParams, WatchEvent, WatchParams};
-use kube::core::Request;
+use kube::api::{ListParams, WatchParams};
+use kube::core::{Request, Status};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -206,11 +208,11 @@ impl Follower {
         // To list from no version at all is to list what is true now; from "0" it would be what some cache has.
         let version = self.version.clone().unwrap_or_default();
         let request = Request::new(self.watched.path()).watch(&parameters, &version).map_err(unsendable)?;
-        let events = self.client.request_events::<Box<RawValue>>(request).await.map_err(|error| Failure::of(&error))?;
+        let lines = self.client.request_stream(request).await.map_err(|error| Failure::of(&error))?.lines();
         if listing {
             self.tell(What::Listing).await?;
         }
-        self.read(events, listing).await
+        self.read(lines, listing).await
     }
 
     /// Lists everything in pages.
@@ -246,12 +248,8 @@ impl Follower {
     }
 
     /// Reads a watch to its end.
-    async fn read(
-        &mut self,
-        events: impl Stream<Item = Result<WatchEvent<Box<RawValue>>, kube::Error>>,
-        mut listing: bool,
-    ) -> Result<(), Trouble> {
-        let mut events = pin!(events);
+    async fn read(&mut self, lines: impl Stream<Item = io::Result<String>>, mut listing: bool) -> Result<(), Trouble> {
+        let mut lines = pin!(lines);
         let mut settled = false;
         loop {
             let patience = match (listing, settled) {
@@ -259,8 +257,13 @@ impl Follower {
                 (false, false) => SETTLED,
                 (false, true) => SILENCE,
             };
-            let event = match tokio::time::timeout(patience, events.next()).await {
-                Ok(event) => event.transpose().map_err(|error| Failure::of(&error))?,
+            let line = match tokio::time::timeout(patience, lines.next()).await {
+                Ok(Some(line)) => line.map_err(|error| Failure::Unreachable(format!("a watch broke off: {error}")))?,
+                Ok(None) if listing => return Err(Failure::Server("a list ended before its end".to_owned()).into()),
+                Ok(None) if !settled => {
+                    return Err(Failure::Server("a watch ended as soon as it had begun".to_owned()).into());
+                }
+                Ok(None) => return Ok(()),
                 Err(_) if listing => {
                     self.streaming = false;
                     return Err(Failure::Server(format!("a list stopped for {LIST_SILENCE:?} before its end")).into());
@@ -272,13 +275,8 @@ impl Follower {
                 }
                 Err(_) => return Err(Failure::Unreachable(format!("a watch was silent for {SILENCE:?}")).into()),
             };
-            match event {
-                None if listing => return Err(Failure::Server("a list ended before its end".to_owned()).into()),
-                None if !settled => return Err(Failure::Server("a watch ended as soon as it had begun".to_owned()).into()),
-                None => return Ok(()),
-                Some(WatchEvent::Error(status)) => return Err(Failure::of_status(&status).into()),
-                Some(event) => listing &= !self.event(event, listing).await?,
-            }
+            let event: Event = serde_json::from_str(&line).map_err(|error| self.unreadable(&error))?;
+            listing &= !self.event(&event, listing).await?;
             if !listing && !settled {
                 settled = true;
                 self.settled();
@@ -287,27 +285,31 @@ impl Follower {
     }
 
     /// Tells one event. Whether it was the end of the list.
-    async fn event(&mut self, event: WatchEvent<Box<RawValue>>, listing: bool) -> Result<bool, Trouble> {
-        let (what, version) = match event {
-            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                let (value, version) = self.understand(&object)?;
+    async fn event(&mut self, event: &Event, listing: bool) -> Result<bool, Trouble> {
+        let (what, version) = match event.kind.as_str() {
+            "ADDED" | "MODIFIED" => {
+                let (value, version) = self.understand(&event.object)?;
                 (Some(What::Put(value)), version)
             }
-            WatchEvent::Deleted(object) => {
-                let (value, version) = self.understand(&object)?;
+            "DELETED" => {
+                let (value, version) = self.understand(&event.object)?;
                 (Some(What::Delete(value)), version)
             }
-            WatchEvent::Bookmark(mark) => {
-                let ends = listing && mark.metadata.annotations.contains_key("k8s.io/initial-events-end");
-                if ends {
+            "BOOKMARK" => {
+                let mark: Bookmark = serde_json::from_str(event.object.get()).map_err(|error| self.unreadable(&error))?;
+                if listing && mark.metadata.annotations.contains_key("k8s.io/initial-events-end") {
                     self.version = Some(mark.metadata.resource_version);
                     self.complete().await?;
                     return Ok(true);
                 }
                 (None, Some(mark.metadata.resource_version))
             }
-            // Seen by the caller.
-            WatchEvent::Error(_) => (None, None),
+            "ERROR" => {
+                let status: Status = serde_json::from_str(event.object.get()).map_err(|error| self.unreadable(&error))?;
+                return Err(Failure::of_status(&status).into());
+            }
+            // Kinds of events of tomorrow.
+            _ => (None, None),
         };
         if let Some(what) = what {
             self.tell(what).await?;
@@ -319,6 +321,10 @@ impl Follower {
         Ok(false)
     }
 
+    fn unreadable(&self, error: &serde_json::Error) -> Failure {
+        Failure::Server(format!("an object of the kind {} cannot be read: {error}", self.watched.kind.as_str()))
+    }
+
     /// A watch works.
     fn settled(&mut self) {
         self.failures = 0;
@@ -327,9 +333,7 @@ impl Follower {
 
     /// An object with its kind, and its version.
     fn understand(&self, text: &RawValue) -> Result<(Value, Option<String>), Failure> {
-        let mut value = prune(text.get(), self.watched.keep).map_err(|error| {
-            Failure::Server(format!("an object of the kind {} cannot be read: {error}", self.watched.kind.as_str()))
-        })?;
+        let mut value = prune(text.get(), self.watched.keep).map_err(|error| self.unreadable(&error))?;
         // Items of a list do not say what they are.
         if let Some(fields) = value.as_object_mut() {
             fields.insert("apiVersion".to_owned(), self.watched.api_version().into());
@@ -382,6 +386,28 @@ impl Follower {
 
 fn unsendable(error: kube::core::request::Error) -> Failure {
     Failure::Server(format!("a request cannot be made: {error}"))
+}
+
+/// An event of a watch.
+#[derive(Deserialize)]
+struct Event {
+    #[serde(rename = "type")]
+    kind: String,
+    object: Box<RawValue>,
+}
+
+/// The mark of a version in a watch.
+#[derive(Deserialize)]
+struct Bookmark {
+    metadata: BookmarkMetadata,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BookmarkMetadata {
+    resource_version: String,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
 }
 
 /// A page of a list.

@@ -103,7 +103,8 @@ async fn a_server_that_cannot_stream_lists_is_listed_in_pages() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_forgotten_is_listed_again() {
-    let gone = json!({"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old", "metadata": {}});
+    let gone =
+        json!({"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old", "metadata": {}});
     let mut first = listed(&["a"], 10);
     first.push(event("ERROR", gone));
     let answers = vec![Answer::Ends(first), Answer::Status(410), Answer::Stands(listed(&["b"], 30))];
