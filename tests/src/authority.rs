@@ -41,18 +41,20 @@ impl Authority {
         Self { chain: vec![certificate.der().clone()], issuer: Issuer::new(params, key) }
     }
 
-    /// The one whose certificate chain (issuer first) and key are in these PEM files.
+    /// The one that a control plane keeps in this directory.
     ///
     /// # Panics
     ///
-    /// When they cannot be read.
+    /// When it cannot be read.
     #[must_use]
-    pub fn read(chain: &Path, key: &Path) -> Self {
+    pub fn kept_in(directory: &Path) -> Self {
         use rustls::pki_types::pem::PemObject;
-        let certificates = CertificateDer::pem_file_iter(chain).expect("the chain can be read");
+        let kept = std::fs::read(directory.join("authority.json")).expect("the authority can be read");
+        let kept: serde_json::Value = serde_json::from_slice(&kept).expect("the authority is JSON");
+        let text = |field: &str| kept["signs"][field].as_str().expect("the authority says what signs");
+        let certificates = CertificateDer::pem_slice_iter(text("chain").as_bytes());
         let chain: Vec<_> = certificates.map(|der| der.expect("a certificate")).collect();
-        let key = std::fs::read_to_string(key).expect("the key can be read");
-        let key = KeyPair::from_pem(&key).expect("the key can be parsed");
+        let key = KeyPair::from_pem(text("key")).expect("the key can be parsed");
         let first = chain.first().expect("the chain has a certificate");
         Self { issuer: Issuer::from_ca_cert_der(first, key).expect("the issuer can be parsed"), chain }
     }

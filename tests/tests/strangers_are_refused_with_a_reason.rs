@@ -21,8 +21,7 @@ async fn strict() -> (Mesh, Workload, Workload) {
 
 /// The issuer of a mesh, for what it would never sign itself.
 fn issuer(mesh: &Mesh) -> Authority {
-    let directory = mesh.control_plane().ca_dir();
-    Authority::read(&directory.join("issuer.crt"), &directory.join("issuer.key"))
+    Authority::kept_in(&mesh.control_plane().ca_dir())
 }
 
 async fn refused(reviews: &Workload, reason: &str, words: &[&str]) {
