@@ -53,7 +53,9 @@ mod tests {
     fn every_shell_gets_the_public_commands_and_no_hidden_one() {
         for shell in Shell::value_variants() {
             let script = String::from_utf8(script(*shell)).unwrap();
-            assert!(script.contains("demo") && script.contains("completion"), "{shell}: {script}");
+            for command in ["demo", "inject", "install", "uninstall", "check", "completion"] {
+                assert!(script.contains(command), "{shell}: {command}: {script}");
+            }
             assert!(!script.contains("demo-app") && !script.contains("demo-child"), "{shell}: {script}");
         }
     }

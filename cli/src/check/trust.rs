@@ -40,17 +40,16 @@ pub(super) fn findings(ground: &Ground, after: &After) -> Vec<Finding> {
         let cause = "the control plane's leader writes it: it does not run, has no authority, or may not";
         return vec![Finding::failure(TRUST, what, cause, logs)];
     };
-    let mut findings = roots(ground, after, reference);
+    let mut findings = roots(ground, reference);
     findings.extend(authority(ground, after, reference));
     findings.extend(everywhere(after, &of, reference, namespace));
     findings
 }
 
-fn roots(ground: &Ground, after: &After, roots: &[Certificate]) -> Vec<Finding> {
+fn roots(ground: &Ground, roots: &[Certificate]) -> Vec<Finding> {
     let (now, namespace) = (now(ground), &ground.namespace);
     let last = roots.iter().map(|root| root.ends).max().unwrap_or_default();
     let first = roots.iter().map(|root| root.begins).min().unwrap_or_default();
-    let own = after.authority.as_ref().is_err_and(crate::cluster::Failure::is_not_found);
     let fix = format!(
         "a root of your own: renew the Secret weir-root in {namespace}. Weir's own: kubectl delete secret weir-ca --namespace {namespace} && \
          kubectl rollout restart deployment/weir-control-plane --namespace {namespace}, then restart all workloads of the mesh"
@@ -70,8 +69,12 @@ fn roots(ground: &Ground, after: &After, roots: &[Certificate]) -> Vec<Finding> 
         )];
     }
     if last - now < EARLY {
+        let fix = format!(
+            "a root of your own: put its successor into the Secret weir-root in {namespace}. Weir's own: kubectl annotate secret weir-ca \
+             --namespace {namespace} --overwrite weir.dev/rotate-root=\"$(date +%s)\""
+        );
         let what = format!("the root certificate ends at {}", moment::text(last));
-        let cause = if own { "" } else { "the control plane renews its own root before; one of your own it only reads" };
+        let cause = "the control plane renews its own root before; one of your own it only reads";
         return vec![Finding::warning(TRUST, what, cause, fix)];
     }
     vec![Finding::good(TRUST, format!("{} valid until {}", count(roots.len(), "root certificate"), moment::text(last)))]

@@ -171,6 +171,23 @@ mod tests {
     }
 
     #[test]
+    fn every_value_is_in_the_users_guide() {
+        fn walk(schema: &Value, path: &str, guide: &str) {
+            for (name, inner) in schema["properties"].as_object().unwrap() {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                match inner.get("required") {
+                    Some(_) => walk(inner, &path, guide),
+                    None => {
+                        assert!(path == "global" || guide.contains(&format!("| `{path}` |")), "docs/INSTALL.md has no {path}")
+                    }
+                }
+            }
+        }
+        let guide = include_str!("../../../docs/INSTALL.md");
+        walk(&serde_json::from_str(SCHEMA).unwrap(), "", guide);
+    }
+
+    #[test]
     fn the_schema_uses_what_is_known_here() {
         fn walk(schema: &Value, path: &str) {
             for (keyword, value) in schema.as_object().unwrap() {
