@@ -132,7 +132,11 @@ impl WorkloadBuilder {
         let at_pod = SocketAddr::new(address.into(), POD_PORT);
         let at_app = if let Some(address) = self.app_at {
             address
-        } else if self.meshed { SocketAddr::new(address::loopback().into(), POD_PORT) } else { at_pod };
+        } else if self.meshed {
+            SocketAddr::new(address::loopback().into(), POD_PORT)
+        } else {
+            at_pod
+        };
         let inbound = ((self.app.is_some() || self.app_at.is_some()) && self.meshed).then(|| format!("{at_pod}={at_app}"));
         let app = self.app.clone().map(|app| app.start(at_app));
         let settings = self.settings(address, inbound.as_deref());

@@ -1,5 +1,4 @@
 //! A pod whose traffic does not pass its sidecar is not secured, so it is not ready.
-#![expect(clippy::unwrap_used, reason = "a scenario ends by panicking; that is how it fails")]
 
 use std::process::Command;
 

@@ -1,5 +1,4 @@
 //! An application that listens on one address only is reached there and nowhere else, as without a mesh.
-#![expect(clippy::unwrap_used, reason = "a scenario ends by panicking; that is how it fails")]
 
 use std::net::IpAddr;
 

@@ -1,5 +1,4 @@
 //! The kubelet's probes say how the application is, whatever policy and redirection do with everybody else's connections.
-#![expect(clippy::unwrap_used, reason = "a scenario ends by panicking; that is how it fails")]
 
 use std::net::{IpAddr, Ipv4Addr};
 

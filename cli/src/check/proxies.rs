@@ -32,6 +32,11 @@ fn control_plane(ground: &Ground, replicas: &[Replica]) -> Vec<Finding> {
                 let what = format!("{pod} is not ready");
                 findings.push(Finding::failure(CONTROL_PLANE, what, one_line(said), logs));
             }
+            Err(failure) if failure.code == Some(403) => {
+                let what = format!("what {pod} says cannot be seen");
+                let fix = format!("kubectl auth can-i create pods/portforward --namespace {namespace}");
+                findings.push(Finding::warning(CONTROL_PLANE, what, failure.to_string(), fix));
+            }
             Err(failure) => {
                 let what = format!("{pod} does not answer on port 15411");
                 findings.push(Finding::failure(CONTROL_PLANE, what, failure.to_string(), logs));
@@ -201,6 +206,9 @@ mod tests {
         let mut blind = after();
         blind.replicas[0].ready = Ok((503, "not ready: may not list services\n".into()));
         assert_eq!(bad(&blind), ["Failure cp-1 is not ready"]);
+        let mut hidden = after();
+        hidden.replicas[0].ready = Err(Failure { code: Some(403), text: "forbidden".into() });
+        assert_eq!(bad(&hidden), ["Warning what cp-1 says cannot be seen"]);
         let mut silent = after();
         silent.replicas[0].ready = Err(Failure { code: None, text: "refused".into() });
         silent.replicas[0].proxies = Err(Failure { code: None, text: "refused".into() });

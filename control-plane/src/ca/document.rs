@@ -184,7 +184,8 @@ impl Document {
             return Err(wrong(format!("it has {} bytes, and at most {MAX_DOCUMENT} are read", text.len())));
         }
         // The error of a JSON reader may quote what it read, and there are keys in it.
-        let place = |error: serde_json::Error| wrong(format!("it cannot be read (line {}, {:?})", error.line(), error.classify()));
+        let place =
+            |error: serde_json::Error| wrong(format!("it cannot be read (line {}, {:?})", error.line(), error.classify()));
         let written: Written = serde_json::from_slice(text).map_err(place)?;
         if written.format != FORMAT {
             return Err(wrong(format!("it has the format {}, and this version of Weir reads {FORMAT}", written.format)));

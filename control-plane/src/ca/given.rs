@@ -166,10 +166,9 @@ fn anchor(
         (Some(root), false) if candidates.contains(&root) && leads_to(&root) => Ok(root),
         (Some(_), _) => Err("the root in tls.crt is not the one in ca.crt, or not the one that the chain leads to".to_owned()),
         (None, true) => Err("tls.crt does not end with a root, and there is no ca.crt: put the root into ca.crt".to_owned()),
-        (None, false) => candidates
-            .into_iter()
-            .find(|root| leads_to(root))
-            .ok_or_else(|| "tls.crt is not signed by a certificate of ca.crt: it must have the root, or what signed tls.crt".to_owned()),
+        (None, false) => candidates.into_iter().find(|root| leads_to(root)).ok_or_else(|| {
+            "tls.crt is not signed by a certificate of ca.crt: it must have the root, or what signed tls.crt".to_owned()
+        }),
     }
 }
 
@@ -207,7 +206,9 @@ fn try_out(
     now: SystemTime,
 ) -> Result<(), String> {
     let failed = |why: &dyn std::fmt::Display| {
-        format!("a certificate that is signed with it is not accepted by a proxy: {why}; are there name constraints, or weak keys?")
+        format!(
+            "a certificate that is signed with it is not accepted by a proxy: {why}; are there name constraints, or weak keys?"
+        )
     };
     let identity = control_plane_identity(trust_domain);
     let KeyRequest { key, csr_der } = KeyRequest::generate().map_err(|error| failed(&error))?;

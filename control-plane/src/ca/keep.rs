@@ -220,7 +220,9 @@ pub fn say(action: &Action, document: &Document, behind: &[String]) {
             "rotation of the root, 1 of 3: a new root is published, because {why}; the old one signs until every connected proxy \
              has acknowledged it"
         ),
-        Action::Hurry => tracing::info!(phase, "rotation of the root: somebody asked for it, so it goes on as soon as all are ready"),
+        Action::Hurry => {
+            tracing::info!(phase, "rotation of the root: somebody asked for it, so it goes on as soon as all are ready")
+        }
         Action::CannotRotate => tracing::warn!(
             "somebody asked for another root, and this one is yours: change the Secret weir-root, or delete it and ask again"
         ),
@@ -233,7 +235,9 @@ pub fn say(action: &Action, document: &Document, behind: &[String]) {
             if *left_behind != Evidence::default() {
                 let Evidence { proxies_behind, bundles_behind, .. } = left_behind;
                 tracing::warn!(
-                    proxies_behind, bundles_behind, who,
+                    proxies_behind,
+                    bundles_behind,
+                    who,
                     "not everybody was ready after the life of a certificate; whoever is left behind has no valid certificate any \
                      more, and gets one with the new root when it asks"
                 );
@@ -255,9 +259,9 @@ pub async fn run(dir: PathBuf, force: Force) {
             (course, result)
         });
         // A look that panicked begins anew.
-        let (kept, result) = looked.await.unwrap_or_else(|error| {
-            (Course::default(), Err(AuthorityError::Document(format!("the look at it ended: {error}"))))
-        });
+        let (kept, result) = looked
+            .await
+            .unwrap_or_else(|error| (Course::default(), Err(AuthorityError::Document(format!("the look at it ended: {error}")))));
         course = kept;
         let complaint = result.err().map(|error| error.to_string());
         if complaint != complained {
@@ -280,8 +284,7 @@ fn look(dir: &Path, force: &Force, course: &mut Course) -> Result<(), AuthorityE
     let behind = force.hub.behind();
     let asked = held.asked();
     let evidence = Evidence { proxies_behind: behind.count, ..Evidence::default() };
-    let look =
-        Look { document: &document, given: None, asked: asked.as_deref(), evidence, taken_at: document.succession.since };
+    let look = Look { document: &document, given: None, asked: asked.as_deref(), evidence, taken_at: document.succession.since };
     if let Some((next, action)) = course.next(look, &force.authority, now)? {
         held.write(&next, trust_domain)?;
         say(&action, &next, &behind.names);

@@ -242,7 +242,7 @@ pub(super) fn watch_failure(error: &watcher::Error) -> String {
         | watcher::Error::WatchStartFailed(error)
         | watcher::Error::WatchFailed(error) => Failure::of(error).to_string(),
         watcher::Error::WatchError(status) => Failure::of_status(status).to_string(),
-        other => super::failure::plain_words(other),
+        other @ watcher::Error::NoResourceVersion => super::failure::plain_words(other),
     }
 }
 

@@ -23,7 +23,7 @@ pub enum Failure {
     Expired,
     /// 400 or 422: the request is not taken as it is.
     Refused(String),
-    /// 429: later.
+    /// 429 or 503: later. An API server that starts says this as well.
     Busy(String),
     /// The API server has a problem of its own, or says something that cannot be read.
     Server(String),
@@ -54,7 +54,7 @@ impl Failure {
             409 => Self::Conflict(text),
             410 => Self::Expired,
             400 | 422 => Self::Refused(text),
-            429 => Self::Busy(text),
+            429 | 503 => Self::Busy(text),
             code => Self::Server(format!("{code} {text}")),
         }
     }
@@ -89,7 +89,7 @@ impl fmt::Display for Failure {
                 write!(f, "the API server says: {why}")
             }
             Self::Expired => f.write_str("the API server does not remember so far back"),
-            Self::Busy(why) => write!(f, "the API server has too much to do: {why}"),
+            Self::Busy(why) => write!(f, "the API server is starting or has too much to do: {why}"),
         }
     }
 }
@@ -133,6 +133,7 @@ mod tests {
             (410, "expired"),
             (422, "refused"),
             (429, "busy"),
+            (503, "busy"),
             (500, "server"),
             (504, "server"),
         ] {

@@ -361,7 +361,8 @@ fn every_proxy_ends_up_with_the_newest_state() {
             }
         }
         // Whatever it refused is offered again when it changes; here a new trust bundle and a new look are the change.
-        let dirty = state.set_trust(TrustBundle { trust_domain: trust_domain(), roots: vec![Arc::from([9].as_slice())], generation: 0 });
+        let dirty =
+            state.set_trust(TrustBundle { trust_domain: trust_domain(), roots: vec![Arc::from([9].as_slice())], generation: 0 });
         session.mark(&dirty);
         session.mark_all();
         while let Some(response) = session.respond(&mut state) {

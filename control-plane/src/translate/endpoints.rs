@@ -60,7 +60,9 @@ fn collect(
 /// address yet counts as well: slices and Pods are heard of separately, and the slice may be the first to say what it is.
 pub(super) fn pod<'a>(index: &'a Index, endpoint: &SliceEndpoint) -> Option<&'a Arc<Pod>> {
     let named = endpoint.pod.as_ref().and_then(|key| index.pod(key));
-    named.filter(|pod| (pod.ips.is_empty() || pod.ips.contains(&endpoint.ip)) && !pod.finished).or_else(|| index.pod_at(endpoint.ip))
+    named
+        .filter(|pod| (pod.ips.is_empty() || pod.ips.contains(&endpoint.ip)) && !pod.finished)
+        .or_else(|| index.pod_at(endpoint.ip))
 }
 
 fn pod_name(pod: Option<&Arc<Pod>>, endpoint: &SliceEndpoint) -> Arc<str> {

@@ -85,7 +85,11 @@ fn inbound() -> impl Strategy<Value = Inbound> {
 
 fn trust() -> impl Strategy<Value = TrustBundle> {
     let root = vec(any::<u8>(), 1..64).prop_map(Arc::from);
-    (domain(), vec(root, 1..4), any::<u64>()).prop_map(|(trust_domain, roots, generation)| TrustBundle { trust_domain, roots, generation })
+    (domain(), vec(root, 1..4), any::<u64>()).prop_map(|(trust_domain, roots, generation)| TrustBundle {
+        trust_domain,
+        roots,
+        generation,
+    })
 }
 
 fn rule() -> impl Strategy<Value = HttpRule> {

@@ -97,7 +97,10 @@ fn an_intermediate_comes_with_its_chain_and_its_root() {
     let chain = format!("{}{}", lowest.pem, middle.pem);
     let key = lowest.key.serialize_pem();
     let line = checked(&chain, &key, Some(&root.pem)).unwrap();
-    assert_eq!((line.chain.replace('\r', ""), line.anchor.replace('\r', "")), (chain.replace('\r', ""), root.pem.replace('\r', "")));
+    assert_eq!(
+        (line.chain.replace('\r', ""), line.anchor.replace('\r', "")),
+        (chain.replace('\r', ""), root.pem.replace('\r', ""))
+    );
     // The root may stand in tls.crt, in both, or beside others in ca.crt.
     let with_root = format!("{chain}{}", root.pem);
     assert_eq!(checked(&with_root, &key, None).unwrap(), line);
@@ -111,6 +114,9 @@ fn an_intermediate_comes_with_its_chain_and_its_root() {
     assert_eq!(credentials.chain.len(), 3);
     authority.roots().unwrap().verify(&credentials, SystemTime::now()).unwrap();
 }
+
+/// `tls.crt`, `tls.key` and `ca.crt` of a Secret.
+type Texts = (String, String, Option<String>);
 
 #[test]
 fn what_cannot_be_used_is_refused_with_its_reason() {
@@ -127,7 +133,7 @@ fn what_cannot_be_used_is_refused_with_its_reason() {
     let shallow = root(|params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)));
     let below_shallow = below(&shallow, "too deep", |_| {});
     let own = |made: &Made| (made.pem.clone(), made.key.serialize_pem(), None);
-    let table: Vec<(&str, (String, String, Option<String>))> = vec![
+    let table: Vec<(&str, Texts)> = vec![
         ("tls.crt has no certificate", (String::new(), key.clone(), None)),
         ("tls.crt is not PEM", ("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n".to_owned(), key.clone(), None)),
         ("there is no private key in PEM", (good.pem.clone(), String::new(), None)),

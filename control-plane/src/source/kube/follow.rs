@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::health::Health;
 use super::kinds::Watched;
 use super::prune::prune;
+use crate::kube::failure::plain_words;
 use crate::kube::{Failure, backoff};
 use crate::objects::Kind;
 
@@ -63,7 +64,7 @@ const SILENCE: Duration = Duration::from_secs(310);
 /// The first wait after a failure,
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// and the longest: an API server that comes back is noticed within it.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// After so many failures that the API server answered, what was known of where to go on is in doubt: it may have been restored
 /// from a backup and be behind that.
 const DOUBT_AFTER: u32 = 3;
@@ -83,7 +84,12 @@ pub(super) struct Follower {
     version: Option<String>,
     /// A list can come as the beginning of a watch.
     streaming: bool,
+    /// Failures in a row.
     failures: u32,
+    /// Whether nobody answered at the last of them.
+    unreachable: bool,
+    /// Lists in a row that were needed because the API server had forgotten.
+    expiries: u32,
     absence: Absence,
     rng: fastrand::Rng,
 }
@@ -148,6 +154,8 @@ impl Follower {
             version: None,
             streaming: true,
             failures: 0,
+            unreachable: false,
+            expiries: 0,
             absence: Absence::Unknown,
             rng: fastrand::Rng::new(),
         }
@@ -161,7 +169,7 @@ impl Follower {
                 Err(Trouble::Unwanted) => return,
                 Err(Trouble::Failure(failure)) => failure,
             };
-            self.failures = self.failures.saturating_add(1);
+            self.count(&failure);
             let listing = self.version.is_none();
             let next = next(&failure, listing, self.streaming, self.watched.optional, self.failures);
             tracing::debug!(kind = self.watched.kind.as_str(), %failure, ?next, failures = self.failures, "following failed");
@@ -178,7 +186,7 @@ impl Follower {
                 Next::Relist => {
                     self.version = None;
                     // To have been away for too long is no failure, unless it happens again and again.
-                    if failure == Failure::Expired && self.failures == 1 { FIRST_WAIT } else { self.failed(&failure) }
+                    if failure == Failure::Expired && self.expiries == 1 { FIRST_WAIT } else { self.failed(&failure) }
                 }
                 Next::Resume => self.failed(&failure),
             };
@@ -186,6 +194,20 @@ impl Follower {
                 () = tokio::time::sleep(wait) => {}
                 () = self.changes.closed() => return,
             }
+        }
+    }
+
+    /// Counts a failure. An API server that answers after it was away is asked again as soon as at the first failure.
+    fn count(&mut self, failure: &Failure) {
+        let unreachable = matches!(failure, Failure::Unreachable(_));
+        let is_back = std::mem::replace(&mut self.unreachable, unreachable) && !unreachable;
+        if *failure == Failure::Expired {
+            self.expiries = self.expiries.saturating_add(1);
+            self.failures = self.expiries;
+        } else if is_back {
+            self.failures = 1;
+        } else {
+            self.failures = self.failures.saturating_add(1);
         }
     }
 
@@ -258,7 +280,9 @@ impl Follower {
                 (false, true) => SILENCE,
             };
             let line = match tokio::time::timeout(patience, lines.next()).await {
-                Ok(Some(line)) => line.map_err(|error| Failure::Unreachable(format!("a watch broke off: {error}")))?,
+                Ok(Some(line)) => {
+                    line.map_err(|error| Failure::Unreachable(format!("a watch broke off: {}", plain_words(&error))))?
+                }
                 Ok(None) if listing => return Err(Failure::Server("a list ended before its end".to_owned()).into()),
                 Ok(None) if !settled => {
                     return Err(Failure::Server("a watch ended as soon as it had begun".to_owned()).into());
@@ -328,6 +352,7 @@ impl Follower {
     /// A watch works.
     fn settled(&mut self) {
         self.failures = 0;
+        self.expiries = 0;
         self.health.connected(self.watched.kind);
     }
 

@@ -131,6 +131,23 @@ async fn a_server_that_is_away_for_a_while_costs_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_was_away_and_has_forgotten_is_asked_at_once() {
+    let mut answers = vec![Answer::Breaks(listed(&["a"], 10))];
+    answers.extend((0..20).map(|_| Answer::Refused));
+    answers.extend([Answer::Status(503), Answer::Status(410), Answer::Stands(listed(&["b"], 30))]);
+    let mut run = follow(Kind::Service, answers);
+    assert_eq!(run.hear(3).await, ["listing", "+a", "listed"]);
+    for _ in 0..22 {
+        run.asked().await;
+    }
+    // It has answered: no more waiting as for one that is away.
+    let back = tokio::time::Instant::now();
+    assert_eq!(run.hear(3).await, ["listing", "+b", "listed"]);
+    assert!(back.elapsed() < std::time::Duration::from_secs(1), "{:?}", back.elapsed());
+    assert_eq!(run.shown(Kind::Service), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_has_gone_back_in_time_is_listed_again() {
     let answers = vec![
         Answer::Breaks(listed(&["a"], 10)),

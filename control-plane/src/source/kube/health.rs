@@ -100,16 +100,17 @@ impl Health {
     }
 }
 
-fn is_unreachable(state: &State) -> bool {
-    matches!(state, State::Failed(Failure::Unreachable(_)))
+/// For all kinds, not for this one: it is down, or starting.
+fn is_away(state: &State) -> bool {
+    matches!(state, State::Failed(Failure::Unreachable(_) | Failure::Busy(_)))
 }
 
 fn news(kinds: &BTreeMap<Kind, State>, kind: Kind, new: &State) -> News {
     let old = kinds.get(&kind).unwrap_or(&State::Starting);
-    let others_unreachable = kinds.iter().any(|(other, state)| *other != kind && is_unreachable(state));
+    let others_away = kinds.iter().any(|(other, state)| *other != kind && is_away(state));
     match (old, new) {
-        (old, new) if is_unreachable(new) => {
-            if is_unreachable(old) || others_unreachable {
+        (old, new) if is_away(new) => {
+            if is_away(old) || others_away {
                 News::Nothing
             } else {
                 News::Unreachable
@@ -120,8 +121,8 @@ fn news(kinds: &BTreeMap<Kind, State>, kind: Kind, new: &State) -> News {
         (State::Absent, State::Absent) => News::Nothing,
         (_, State::Absent) => News::NotInstalled,
         (State::Absent, State::Connected) => News::Installed,
-        (old, State::Connected) if is_unreachable(old) => {
-            if others_unreachable {
+        (old, State::Connected) if is_away(old) => {
+            if others_away {
                 News::Nothing
             } else {
                 News::ReachableAgain
@@ -177,6 +178,7 @@ mod tests {
             (pod, unreachable(), News::Unreachable),
             (slice, unreachable(), News::Nothing),
             (pod, State::Failed(Failure::Unreachable("timed out".to_owned())), News::Nothing),
+            (pod, State::Failed(Failure::Busy("starting".to_owned())), News::Nothing),
             (slice, State::Connected, News::Nothing),
             (pod, State::Connected, News::ReachableAgain),
             (pod, forbidden("a"), News::Failed),

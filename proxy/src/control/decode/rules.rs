@@ -133,9 +133,7 @@ fn cors(wire: &v1::Cors) -> Result<Cors, Invalid> {
         text => Err(is_not(field, text, "a list of names")),
     };
     Ok(Cors {
-        origins: each("origins", &wire.origins, |text| {
-            text.parse::<OriginPattern>().map_err(|_| is_not("", text, "an origin"))
-        })?,
+        origins: each("origins", &wire.origins, |text| text.parse::<OriginPattern>().map_err(|_| is_not("", text, "an origin")))?,
         credentials: wire.credentials,
         methods: names("methods", &wire.methods)?,
         headers: names("headers", &wire.headers)?,
