@@ -124,6 +124,10 @@ async fn traffic_goes_on_while_the_api_server_is_gone() {
     loads[0].passes(1_500).await;
     run(cluster(&["start", "apiserver"]), None).await.unwrap();
     until("the API server answers", async || run(kubectl(&["get", "--raw", "/readyz"]), None).await).await;
+    // Kubernetes' own controllers come back after a minute and more, which is not what is tested.
+    let controllers = ["controller-manager", "scheduler"];
+    run(cluster(&[&["stop"], &controllers[..]].concat()), None).await.unwrap();
+    run(cluster(&[&["start"], &controllers[..]].concat()), None).await.unwrap();
     has_replicas(CONTROL_PLANE, 2).await;
     has_replicas(INJECTOR, 2).await;
     scenario.deploy(&[App::idle("newcomer")]).await;
