@@ -56,7 +56,7 @@ fn a_half_written_authority_is_refused() {
     let (code, said) =
         run(&["--source", &source, "--ca-dir", &ca.display().to_string(), "--grpc-listen", &grpc, "--http-listen", &http]);
     assert_eq!(code, Some(1));
-    assert!(said.contains("has ca.crt but not ca.key, issuer.crt, issuer.key"), "{said}");
+    assert!(said.contains("has ca.crt but not authority.json (or ca.key, issuer.crt, issuer.key)"), "{said}");
 }
 
 #[test]
