@@ -21,7 +21,7 @@ fn all_settings_are_checked_at_once() {
     }
     let (code, said) = run(&["--source", "kubernetes", "--ca-dir", "/tmp/x"]);
     assert_eq!(code, Some(2));
-    assert!(said.contains("not in this version"), "{said}");
+    assert!(said.contains("--ca-dir (WEIR_CA_DIR) is given with --source kubernetes"), "{said}");
 }
 
 #[test]

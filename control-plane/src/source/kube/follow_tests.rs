@@ -154,6 +154,7 @@ async fn a_server_that_has_gone_back_in_time_is_listed_again() {
         // "Too large resource version"
         Answer::Status(504),
         Answer::Status(504),
+        Answer::Status(504),
         Answer::Stands(listed(&["b"], 5)),
     ];
     let mut run = follow(Kind::Service, answers);
