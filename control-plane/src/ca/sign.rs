@@ -23,8 +23,8 @@ pub const ROOT_LIFETIME: Duration = DAY.saturating_mul(3652);
 /// Replacing an issuer is nobody's business but the control plane's; a year leaves months for a renewal that fails.
 pub const ISSUER_LIFETIME: Duration = DAY.saturating_mul(365);
 /// Certificates begin this long before they are made: clocks differ, and a peer whose clock is behind would take a new
-/// certificate for one of the future.
-pub const BACKDATED: Duration = Duration::from_secs(60);
+/// certificate for one of the future. Clocks that are a minute apart do no harm, with another minute to spare.
+pub const BACKDATED: Duration = Duration::from_secs(120);
 /// How long workloads' certificates live unless told otherwise.
 pub const LEAF_LIFETIME: Duration = DAY;
 
