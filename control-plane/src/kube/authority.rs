@@ -4,14 +4,14 @@
 //! version that it read, so that of two that believe to lead one fails; every replica watches it and puts it into force. The
 //! user's own root is in `weir-root`, which is only read.
 
+mod place;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::TryStreamExt;
+use futures_util::StreamExt;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::PostParams;
 use kube::runtime::watcher::watch_object;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
@@ -20,9 +20,11 @@ use tokio_util::sync::CancellationToken;
 use weir_core::names::TrustDomain;
 use weir_core::rotation::overlap::PhaseName;
 
+pub use self::place::Place;
+use self::place::{Stored, api};
+use super::Failure;
 use super::bundle::{self, Bundles};
 use super::replicas::{LEASE, Mesh, RENEW, Replicas, Report, Reporter};
-use super::{Cluster, FIELD_MANAGER, Failure};
 use crate::ca::document::{Document, Line};
 use crate::ca::keep::{CHECK, Course, Force, Look, say};
 use crate::ca::{AuthorityError, given};
@@ -38,104 +40,10 @@ pub const ASK: &str = "weir.dev/rotate-root";
 pub const PHASE: &str = "weir.dev/rotation-phase";
 /// On [`SECRET`], written here: the last request that was taken up.
 pub const TAKEN_UP: &str = "weir.dev/rotate-root-taken-up";
-const DOCUMENT: &str = "authority.json";
-const BUNDLE: &str = "ca.crt";
-/// How long one request may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the other replicas are looked at while a rotation is under way.
 const LOOK: Duration = Duration::from_secs(2);
 /// How often the user's root is checked again: it may not have been valid yet, or end.
 const CHECK_GIVEN: Duration = Duration::from_secs(60);
-
-/// What is kept where.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// The API server, the namespace, and whether this replica leads.
-    pub cluster: Cluster,
-    /// This replica.
-    pub pod_name: String,
-    /// The trust domain.
-    pub trust_domain: TrustDomain,
-}
-
-/// The Secret as it was read, and what it says.
-#[derive(Clone, Debug)]
-struct Stored {
-    secret: Secret,
-    document: Document,
-}
-
-impl Place {
-    fn secrets(&self) -> Api<Secret> {
-        Api::namespaced(self.cluster.client.clone(), &self.cluster.namespace)
-    }
-
-    fn read(&self, secret: &Secret) -> Result<Stored, AuthorityError> {
-        let text = secret.data.as_ref().and_then(|data| data.get(DOCUMENT));
-        let text = text.ok_or_else(|| AuthorityError::Document(format!("the Secret {SECRET} has no entry {DOCUMENT}")))?;
-        let document = Document::from_json(&text.0, &self.trust_domain)
-            .map_err(|error| AuthorityError::Document(format!("the Secret {SECRET}: {error}")))?;
-        Ok(Stored { secret: secret.clone(), document })
-    }
-
-    async fn fetch(&self) -> Result<Option<Stored>, AuthorityError> {
-        self.secret(SECRET).await?.as_ref().map(|secret| self.read(secret)).transpose()
-    }
-
-    async fn secret(&self, name: &str) -> Result<Option<Secret>, AuthorityError> {
-        match bounded(self.secrets().get(name)).await {
-            Ok(secret) => Ok(Some(secret)),
-            Err(Failure::NotFound(_)) => Ok(None),
-            Err(failure) => Err(api(format!("cannot read the Secret {name}"), failure)),
-        }
-    }
-
-    async fn create(&self, document: &Document) -> Result<(), AuthorityError> {
-        let metadata = ObjectMeta { name: Some(SECRET.to_owned()), ..ObjectMeta::default() };
-        let secret = self.filled(Secret { metadata, type_: Some("Opaque".to_owned()), ..Secret::default() }, document)?;
-        let what = || format!("cannot make the Secret {SECRET}");
-        bounded(self.secrets().create(&parameters(), &secret)).await.map_err(|failure| api(what(), failure))?;
-        Ok(())
-    }
-
-    /// Writes the next document in the place of the one that was read.
-    async fn replace(&self, stored: &Stored, document: &Document) -> Result<Stored, AuthorityError> {
-        let secret = self.filled(stored.secret.clone(), document)?;
-        let what = || format!("cannot write the Secret {SECRET}");
-        let written = bounded(self.secrets().replace(SECRET, &parameters(), &secret)).await;
-        let secret = written.map_err(|failure| api(what(), failure))?;
-        Ok(Stored { secret, document: document.clone() })
-    }
-
-    fn filled(&self, mut secret: Secret, document: &Document) -> Result<Secret, AuthorityError> {
-        let text = document.to_json(&self.trust_domain)?;
-        secret.data = Some(BTreeMap::from([
-            (DOCUMENT.to_owned(), ByteString(text.into_bytes())),
-            // For people, and for whoever is outside of the cluster and needs it.
-            (BUNDLE.to_owned(), ByteString(document.bundle_pem().into_bytes())),
-        ]));
-        secret.labels_mut().insert("app.kubernetes.io/part-of".to_owned(), "weir".to_owned());
-        let annotations = secret.annotations_mut();
-        annotations.insert(PHASE.to_owned(), document.succession.name().as_str().to_owned());
-        annotations.insert(TAKEN_UP.to_owned(), document.asked.clone());
-        Ok(secret)
-    }
-}
-
-fn parameters() -> PostParams {
-    PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
-}
-
-async fn bounded<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
-    match tokio::time::timeout(PATIENCE, request).await {
-        Ok(done) => done.map_err(|error| Failure::of(&error)),
-        Err(_) => Err(Failure::Unreachable(format!("no answer within {PATIENCE:?}"))),
-    }
-}
-
-const fn api(what: String, failure: Failure) -> AuthorityError {
-    AuthorityError::Api { what, failure }
-}
 
 /// The authority of the cluster. Waits until there is one; the replica that leads makes it.
 pub async fn open(place: &Place) -> Document {
@@ -215,34 +123,48 @@ pub async fn run(place: Place, force: Force, stop: CancellationToken) {
 type Seen = Option<Option<Secret>>;
 
 async fn follow(secrets: Api<Secret>, name: &str, tell: watch::Sender<Seen>) {
-    let mut stream = std::pin::pin!(watch_object(secrets, name).default_backoff());
     let mut complained = None;
     loop {
-        match stream.try_next().await {
-            Ok(Some(secret)) => {
-                complained = None;
-                tell.send_replace(Some(secret));
-            }
-            Ok(None) => return,
-            Err(error) => {
-                let why = watch_failure(&error);
-                if complained.as_ref() != Some(&why) {
-                    tracing::warn!("the Secret {name} cannot be watched: {why}; trying again, and what is in force stays");
-                    complained = Some(why);
+        let mut stream = std::pin::pin!(watch_object(secrets.clone(), name).default_backoff());
+        while let Some(next) = stream.next().await {
+            match next {
+                Ok(secret) => {
+                    complained = None;
+                    tell.send_replace(Some(secret));
+                }
+                Err(error) => {
+                    let failure = watch_failure(&error);
+                    if complained != Some(failure.reason()) {
+                        tracing::warn!(
+                            "the Secret {name} cannot be watched: {failure}; trying again, and what is in force stays"
+                        );
+                        complained = Some(failure.reason());
+                    }
                 }
             }
         }
+        // It does not end by itself; if it ever did, it must not spin.
+        tokio::time::sleep(CHECK).await;
     }
 }
 
 /// Why a watch does not work.
-pub(super) fn watch_failure(error: &watcher::Error) -> String {
+pub(super) fn watch_failure(error: &watcher::Error) -> Failure {
     match error {
         watcher::Error::InitialListFailed(error)
         | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => Failure::of(error).to_string(),
-        watcher::Error::WatchError(status) => Failure::of_status(status).to_string(),
-        other @ watcher::Error::NoResourceVersion => super::failure::plain_words(other),
+        | watcher::Error::WatchFailed(error) => Failure::of(error),
+        watcher::Error::WatchError(status) => Failure::of_status(status),
+        other @ watcher::Error::NoResourceVersion => Failure::Server(super::failure::plain_words(other)),
+    }
+}
+
+/// A complaint without what differs each time, to tell whether it is news: while the API server is away, everything that is asked
+/// of it fails in turn.
+fn key(error: &AuthorityError) -> String {
+    match error {
+        AuthorityError::Api { failure, .. } => failure.reason().to_owned(),
+        other => other.to_string(),
     }
 }
 
@@ -280,6 +202,8 @@ enum Source {
 struct Given {
     line: Option<Line>,
     refused: Option<String>,
+    /// What was checked.
+    data: Option<BTreeMap<String, ByteString>>,
     checked: Option<Instant>,
 }
 
@@ -314,12 +238,16 @@ impl Keeper {
         }
         let mut leadership = self.place.cluster.leadership.clone();
         loop {
-            let complaint = self.look().await.err().map(|error| error.to_string());
-            if complaint != self.complained {
-                if let Some(why) = &complaint {
-                    tracing::warn!("the certificate authority cannot be kept up to date, and signs on as it is: {why}");
+            let complaint = self.look().await.err();
+            let key = complaint.as_ref().map(key);
+            if key != self.complained {
+                match complaint {
+                    Some(why) => {
+                        tracing::warn!("the certificate authority cannot be kept up to date, and signs on as it is: {why}")
+                    }
+                    None => tracing::info!("the certificate authority is kept up to date again"),
                 }
-                self.complained = complaint;
+                self.complained = key;
             }
             tokio::select! {
                 () = tokio::time::sleep(CHECK) => {}
@@ -372,12 +300,12 @@ impl Keeper {
     }
 
     fn check_given(&mut self) {
-        let changed = self.root.has_changed().unwrap_or(false);
+        let secret = self.root.borrow_and_update().clone().flatten();
         let due = self.given.checked.is_none_or(|at| at.elapsed() >= CHECK_GIVEN);
-        if !changed && !due {
+        let data = secret.as_ref().and_then(|secret| secret.data.clone());
+        if data == self.given.data && !due {
             return;
         }
-        let secret = self.root.borrow_and_update().clone().flatten();
         let checked = secret.map(|secret| check(&secret, &self.place.trust_domain, SystemTime::now())).transpose();
         let (line, refused) = match checked {
             Ok(line) => (line, None),
@@ -389,7 +317,7 @@ impl Keeper {
             refuse(why);
         }
         self.force.hub.metrics().given_refused.set(i64::from(refused.is_some()));
-        self.given = Given { line, refused, checked: Some(Instant::now()) };
+        self.given = Given { line, refused, data, checked: Some(Instant::now()) };
     }
 
     /// Tells what this replica's proxies are ready for, when that has changed during a rotation, and in any case now and then.

@@ -225,10 +225,10 @@ async fn follow<K: Send + 'static>(
             }
             Ok(None) => return,
             Err(error) => {
-                let why = super::authority::watch_failure(&error);
-                if complained.as_ref() != Some(&why) {
-                    tracing::warn!(what, "cannot be followed: {why}; trying again");
-                    complained = Some(why);
+                let failure = super::authority::watch_failure(&error);
+                if complained != Some(failure.reason()) {
+                    tracing::warn!(what, "cannot be followed: {failure}; trying again");
+                    complained = Some(failure.reason());
                 }
             }
         }

@@ -82,7 +82,7 @@ pub enum NotGood {
     #[error("the API server does not take the token: {0}")]
     Rejected(String),
     /// Nobody knows whose it is.
-    #[error("the token cannot be reviewed now: {0}; it will be tried again")]
+    #[error("the token cannot be reviewed now: {0}")]
     Unreachable(String),
     /// The control plane may not ask.
     #[error(
@@ -91,7 +91,7 @@ pub enum NotGood {
     )]
     Forbidden(String),
     /// Too many at once.
-    #[error("too many tokens are being reviewed; it will be tried again")]
+    #[error("too many tokens are being reviewed at once")]
     Busy,
 }
 

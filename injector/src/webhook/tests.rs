@@ -281,14 +281,14 @@ async fn a_route_is_warned_of_and_never_refused() {
     let injector = injector().await;
     let object = json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "web", "namespace": "shop"},
-        "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "web"}], "rules": [{"filters": [{"type": "CORS"}]}]},
+        "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "web"}], "rules": [{"filters": [{"type": "ExternalAuth"}]}]},
     });
     let mut review = review("shop", "CREATE", object);
     review["request"]["kind"] = json!({"group": "gateway.networking.k8s.io", "version": "v1", "kind": "HTTPRoute"});
     let response = injector.post("/validate", review.to_string()).await.response();
     assert_eq!(response["allowed"], true);
     let warnings = response["warnings"].as_array().unwrap();
-    assert!(warnings.len() == 1 && warnings[0].as_str().unwrap().contains("CORS"), "{warnings:?}");
+    assert!(warnings.len() == 1 && warnings[0].as_str().unwrap().contains("ExternalAuth"), "{warnings:?}");
 }
 
 #[tokio::test]

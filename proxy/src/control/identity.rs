@@ -238,10 +238,8 @@ fn token(settings: &Settings) -> Result<String, NoCertificate> {
 
 fn refused(status: &tonic::Status) -> NoCertificate {
     let hint = match status.code() {
-        Code::Unauthenticated => "; the token in WEIR_TOKEN is wrong or has expired",
-        Code::PermissionDenied => {
-            "; the token in WEIR_TOKEN is not that of WEIR_POD_NAMESPACE and WEIR_SERVICE_ACCOUNT, or of another pod"
-        }
+        Code::Unauthenticated => "; the token is that of the file WEIR_TOKEN",
+        Code::PermissionDenied => "; compare WEIR_TOKEN with WEIR_POD_NAMESPACE, WEIR_SERVICE_ACCOUNT and WEIR_POD_NAME",
         Code::InvalidArgument => "; are control plane and proxy of versions that go together?",
         Code::Unimplemented => "; what answers there is not Weir's control plane",
         Code::Unavailable | Code::DeadlineExceeded => "; it will be tried again",

@@ -1,3 +1,4 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use weir_core::rotation::overlap::PhaseName;
@@ -5,8 +6,8 @@ use weir_core::snapshot::TrustBundle;
 
 use super::*;
 use crate::ca::Authority;
-use crate::kube::Leadership;
 use crate::kube::testing::{Answer, Script, script};
+use crate::kube::{Cluster, Leadership};
 use crate::metrics::Metrics;
 use crate::publish::Hub;
 use crate::testing::trust_domain;

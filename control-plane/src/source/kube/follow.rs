@@ -3,7 +3,6 @@
 //! A list comes as the beginning of a watch where the API server can do that (it then need not put all of it together at once),
 //! and in pages elsewhere. What was told before stays true until a complete list says otherwise.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::pin::pin;
 use std::time::Duration;
@@ -12,7 +11,6 @@ use futures_util::{AsyncBufReadExt, Stream, StreamExt};
 use kube::Client;
 use kube::api::{ListParams, WatchParams};
 use kube::core::{Request, Status};
-use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
@@ -20,7 +18,9 @@ use tokio::time::Instant;
 
 use super::health::Health;
 use super::kinds::Watched;
+use super::next::{Next, next};
 use super::prune::prune;
+use super::wire::{Bookmark, Event, Page};
 use crate::kube::failure::plain_words;
 use crate::kube::{Failure, backoff};
 use crate::objects::Kind;
@@ -65,9 +65,6 @@ const SILENCE: Duration = Duration::from_secs(310);
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// and the longest: an API server that comes back is noticed within it.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// After so many failures that the API server answered, what was known of where to go on is in doubt: it may have been restored
-/// from a backup and be behind that.
-const DOUBT_AFTER: u32 = 3;
 /// How often a kind that is not installed is looked for.
 const ABSENT_LOOK: Duration = Duration::from_secs(2);
 /// A kind whose objects were known must be away for this long before they are given up: when a definition is deleted, each
@@ -117,30 +114,6 @@ enum Trouble {
 impl From<Failure> for Trouble {
     fn from(failure: Failure) -> Self {
         Self::Failure(failure)
-    }
-}
-
-/// What to do after a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    /// Go on from where it was.
-    Resume,
-    /// List everything again.
-    Relist,
-    /// List everything in pages, since this API server cannot do otherwise.
-    Pages,
-    /// The kind is not installed.
-    Absent,
-}
-
-fn next(failure: &Failure, listing: bool, streaming: bool, optional: bool, failures: u32) -> Next {
-    match failure {
-        Failure::Expired => Next::Relist,
-        Failure::NotFound(_) if optional => Next::Absent,
-        Failure::Refused(_) if listing && streaming => Next::Pages,
-        Failure::Unreachable(_) | Failure::Unauthenticated(_) | Failure::Forbidden(_) | Failure::Busy(_) => Next::Resume,
-        _ if failures >= DOUBT_AFTER => Next::Relist,
-        Failure::NotFound(_) | Failure::Conflict(_) | Failure::Refused(_) | Failure::Server(_) => Next::Resume,
     }
 }
 
@@ -411,73 +384,4 @@ impl Follower {
 
 fn unsendable(error: kube::core::request::Error) -> Failure {
     Failure::Server(format!("a request cannot be made: {error}"))
-}
-
-/// An event of a watch.
-#[derive(Deserialize)]
-struct Event {
-    #[serde(rename = "type")]
-    kind: String,
-    object: Box<RawValue>,
-}
-
-/// The mark of a version in a watch.
-#[derive(Deserialize)]
-struct Bookmark {
-    metadata: BookmarkMetadata,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct BookmarkMetadata {
-    resource_version: String,
-    #[serde(default)]
-    annotations: BTreeMap<String, String>,
-}
-
-/// A page of a list.
-#[derive(Deserialize)]
-struct Page {
-    #[serde(default)]
-    metadata: PageMetadata,
-    items: Option<Vec<Box<RawValue>>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct PageMetadata {
-    resource_version: Option<String>,
-    #[serde(rename = "continue")]
-    continuation: Option<String>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_follows_a_failure() {
-        let text = String::new;
-        let table = [
-            // failure, listing, streaming, optional, failures in a row
-            (Failure::Expired, false, true, false, 1, Next::Relist),
-            (Failure::Expired, true, true, false, 9, Next::Relist),
-            (Failure::NotFound(text()), true, true, true, 1, Next::Absent),
-            (Failure::NotFound(text()), false, true, true, 1, Next::Absent),
-            (Failure::NotFound(text()), true, true, false, 1, Next::Resume),
-            (Failure::Refused(text()), true, true, false, 1, Next::Pages),
-            (Failure::Refused(text()), true, false, false, 1, Next::Resume),
-            (Failure::Refused(text()), false, true, false, 1, Next::Resume),
-            (Failure::Unreachable(text()), false, true, false, 100, Next::Resume),
-            (Failure::Unauthenticated(text()), false, true, false, 100, Next::Resume),
-            (Failure::Forbidden(text()), true, true, true, 100, Next::Resume),
-            (Failure::Busy(text()), false, true, false, 100, Next::Resume),
-            (Failure::Server(text()), false, true, false, 2, Next::Resume),
-            (Failure::Server(text()), false, true, false, 3, Next::Relist),
-        ];
-        for (failure, listing, streaming, optional, failures, expected) in table {
-            let found = next(&failure, listing, streaming, optional, failures);
-            assert_eq!(found, expected, "{failure:?} listing={listing} streaming={streaming} failures={failures}");
-        }
-    }
 }

@@ -19,7 +19,7 @@ enum State {
     /// It is not installed.
     Absent,
     /// It is not kept up to date.
-    Failed(Failure),
+    Failed(Failure, Before),
 }
 
 /// How well all kinds are known. Cheap to clone.
@@ -27,6 +27,13 @@ enum State {
 pub struct Health {
     kinds: Arc<Mutex<BTreeMap<Kind, State>>>,
     metrics: Metrics,
+}
+
+/// Whether a kind was known before it was not kept up to date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    Known,
+    Unknown,
 }
 
 /// What changed so that somebody wants to read about it.
@@ -64,7 +71,11 @@ impl Health {
 
     pub(super) fn failed(&self, kind: Kind, failure: &Failure) {
         self.metrics.source_errors.with_label_values(&[kind.as_str(), failure.reason()]).inc();
-        self.set(kind, State::Failed(failure.clone()));
+        let before = match self.lock().get(&kind) {
+            None | Some(State::Starting | State::Failed(_, Before::Unknown)) => Before::Unknown,
+            Some(State::Connected | State::Absent | State::Failed(_, Before::Known)) => Before::Known,
+        };
+        self.set(kind, State::Failed(failure.clone(), before));
     }
 
     /// What the pages show of it.
@@ -76,7 +87,7 @@ impl Health {
                 State::Connected => return None,
                 State::Starting => (Level::Warning, format!("{}s have not been read yet", kind.as_str())),
                 State::Absent => (Level::Warning, not_installed(*kind)),
-                State::Failed(failure) => (Level::Error, not_followed(*kind, failure)),
+                State::Failed(failure, before) => (Level::Error, not_followed(*kind, failure, *before)),
             };
             Some(Diagnostic { file: None, line: None, column: None, level, object: None, field: None, message })
         });
@@ -90,7 +101,7 @@ impl Health {
             kinds.insert(kind, new.clone());
             news
         };
-        let up = !matches!(new, State::Failed(_) | State::Starting);
+        let up = !matches!(new, State::Failed(..) | State::Starting);
         self.metrics.source_connected.with_label_values(&[kind.as_str()]).set(i64::from(up));
         say(kind, &new, &news);
     }
@@ -102,7 +113,7 @@ impl Health {
 
 /// For all kinds, not for this one: it is down, or starting.
 fn is_away(state: &State) -> bool {
-    matches!(state, State::Failed(Failure::Unreachable(_) | Failure::Busy(_)))
+    matches!(state, State::Failed(Failure::Unreachable(_) | Failure::Busy(_), _))
 }
 
 fn news(kinds: &BTreeMap<Kind, State>, kind: Kind, new: &State) -> News {
@@ -116,8 +127,8 @@ fn news(kinds: &BTreeMap<Kind, State>, kind: Kind, new: &State) -> News {
                 News::Unreachable
             }
         }
-        (State::Failed(old), State::Failed(new)) if old.reason() == new.reason() => News::Nothing,
-        (_, State::Failed(_)) => News::Failed,
+        (State::Failed(old, _), State::Failed(new, _)) if old.reason() == new.reason() => News::Nothing,
+        (_, State::Failed(..)) => News::Failed,
         (State::Absent, State::Absent) => News::Nothing,
         (_, State::Absent) => News::NotInstalled,
         (State::Absent, State::Connected) => News::Installed,
@@ -128,17 +139,17 @@ fn news(kinds: &BTreeMap<Kind, State>, kind: Kind, new: &State) -> News {
                 News::ReachableAgain
             }
         }
-        (State::Failed(_), State::Connected) => News::Back,
+        (State::Failed(..), State::Connected) => News::Back,
         (State::Starting | State::Connected, State::Connected) | (_, State::Starting) => News::Nothing,
     }
 }
 
 fn say(kind: Kind, state: &State, news: &News) {
     match (news, state) {
-        (News::Unreachable, State::Failed(failure)) => {
-            tracing::error!("{failure}; what was read before is served on, and it is tried again and again");
+        (News::Unreachable, State::Failed(failure, before)) => {
+            tracing::error!("{failure}; {}, and it is tried again and again", meanwhile(*before));
         }
-        (News::Failed, State::Failed(failure)) => tracing::error!("{}", not_followed(kind, failure)),
+        (News::Failed, State::Failed(failure, before)) => tracing::error!("{}", not_followed(kind, failure, *before)),
         (News::ReachableAgain, _) => tracing::info!("the API server can be reached again"),
         (News::Back, _) => tracing::info!("{}s are followed again", kind.as_str()),
         (News::Installed, _) => tracing::info!("{} is installed now", kind.as_str()),
@@ -152,8 +163,15 @@ fn not_installed(kind: Kind) -> String {
     format!("{name} is not installed in this cluster (Gateway API, gateway.networking.k8s.io/v1); everything else is served")
 }
 
-fn not_followed(kind: Kind, failure: &Failure) -> String {
-    format!("{}s are not followed: {failure}; what was read before is served on", kind.as_str())
+fn not_followed(kind: Kind, failure: &Failure, before: Before) -> String {
+    format!("{}s are not followed: {failure}; {}", kind.as_str(), meanwhile(before))
+}
+
+const fn meanwhile(before: Before) -> &'static str {
+    match before {
+        Before::Known => "what was read before is served on",
+        Before::Unknown => "this replica is not ready without it",
+    }
 }
 
 #[cfg(test)]
@@ -161,11 +179,11 @@ mod tests {
     use super::*;
 
     fn unreachable() -> State {
-        State::Failed(Failure::Unreachable("refused".to_owned()))
+        State::Failed(Failure::Unreachable("refused".to_owned()), Before::Known)
     }
 
     fn forbidden(text: &str) -> State {
-        State::Failed(Failure::Forbidden(text.to_owned()))
+        State::Failed(Failure::Forbidden(text.to_owned()), Before::Known)
     }
 
     #[test]
@@ -177,13 +195,13 @@ mod tests {
             (slice, State::Connected, News::Nothing),
             (pod, unreachable(), News::Unreachable),
             (slice, unreachable(), News::Nothing),
-            (pod, State::Failed(Failure::Unreachable("timed out".to_owned())), News::Nothing),
-            (pod, State::Failed(Failure::Busy("starting".to_owned())), News::Nothing),
+            (pod, State::Failed(Failure::Unreachable("timed out".to_owned()), Before::Known), News::Nothing),
+            (pod, State::Failed(Failure::Busy("starting".to_owned()), Before::Known), News::Nothing),
             (slice, State::Connected, News::Nothing),
             (pod, State::Connected, News::ReachableAgain),
             (pod, forbidden("a"), News::Failed),
             (pod, forbidden("b"), News::Nothing),
-            (pod, State::Failed(Failure::Server("x".to_owned())), News::Failed),
+            (pod, State::Failed(Failure::Server("x".to_owned()), Before::Known), News::Failed),
             (pod, State::Connected, News::Back),
             (slice, State::Absent, News::NotInstalled),
             (slice, State::Absent, News::Nothing),
@@ -203,6 +221,9 @@ mod tests {
             health.connected(watched.kind);
         }
         assert!(health.diagnostics().is_empty());
+        let before = Health::new(metrics.clone());
+        before.failed(Kind::Pod, &Failure::Forbidden("no".to_owned()));
+        assert!(before.diagnostics().iter().any(|it| it.message.contains("not ready without it")));
         health.failed(Kind::Pod, &Failure::Forbidden("pods is forbidden".to_owned()));
         health.absent(Kind::HttpRoute);
         let shown: Vec<String> = health.diagnostics().iter().map(ToString::to_string).collect();
@@ -212,7 +233,7 @@ mod tests {
         for line in [
             r#"weir_control_plane_source_connected{kind="Pod"} 0"#,
             r#"weir_control_plane_source_connected{kind="HTTPRoute"} 1"#,
-            r#"weir_control_plane_source_errors_total{kind="Pod",reason="forbidden"} 1"#,
+            r#"weir_control_plane_source_errors_total{kind="Pod",reason="forbidden"} 2"#,
         ] {
             assert!(text.contains(line), "{line}");
         }

@@ -12,7 +12,9 @@ mod follow;
 mod follow_tests;
 mod health;
 pub mod kinds;
+mod next;
 mod prune;
+mod wire;
 
 use std::time::Instant;
 
