@@ -102,7 +102,8 @@ fn routes_of_gateways_are_none_of_weirs_business() {
         json!({"parentRefs": [{"name": "edge"}], "hostnames": ["a.example"], "rules": [{"filters": [{"type": "ExternalAuth"}]}]});
     assert_eq!(judge(&http_route(&gateway)), Answer::allow());
     assert_eq!(judge(&http_route(&json!({"rules": [{"filters": [{"type": "ExternalAuth"}]}]}))), Answer::allow());
-    let misplaced = json!({"parentRefs": [{"kind": "Service", "name": "web"}], "rules": [{"filters": [{"type": "ExternalAuth"}]}]});
+    let misplaced =
+        json!({"parentRefs": [{"kind": "Service", "name": "web"}], "rules": [{"filters": [{"type": "ExternalAuth"}]}]});
     let said = judge(&http_route(&misplaced)).warnings;
     assert!(said.len() == 1 && said[0].starts_with("weir: spec.parentRefs[0]: kind Service is in the core group"), "{said:?}");
 }
@@ -188,7 +189,8 @@ fn what_is_not_being_written_is_not_judged() {
 }
 
 fn arbitrary_json() -> impl Strategy<Value = Value> {
-    let word = prop_oneof!["\\PC{0,8}", "(Service|HTTPRoute|RequestMirror|ExternalAuth|weir.dev/mtls|weir.dev/inject|enabled|shop|v1)"];
+    let word =
+        prop_oneof!["\\PC{0,8}", "(Service|HTTPRoute|RequestMirror|ExternalAuth|weir.dev/mtls|weir.dev/inject|enabled|shop|v1)"];
     let key = "(apiVersion|kind|metadata|name|generateName|namespace|labels|annotations|spec|parentRefs|rules|matches|path|type|value|filters|backendRefs|weight|port|group|hostnames|ports)";
     let leaf = prop_oneof![
         Just(Value::Null),
