@@ -56,7 +56,13 @@ impl FromStr for Target {
             _ => return Err(wrong("the scheme is unknown")),
         };
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong("it has no host"))?.to_owned();
-        let port = uri.port_u16().unwrap_or(if scheme == Scheme::Https { 443 } else { 80 });
+        let says_a_port = uri.authority().is_some_and(|authority| authority.as_str().len() > host.len());
+        let port = match uri.port_u16() {
+            Some(port) => port,
+            None if says_a_port => return Err(wrong("its port is no number")),
+            None if scheme == Scheme::Https => 443,
+            None => 80,
+        };
         let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         Ok(Self { scheme, host, port, path })
     }
