@@ -75,7 +75,7 @@ async fn five_things_that_are_broken_on_purpose_are_named_and_a_mended_mesh_is_g
 
     // 5. The control plane may not read what it has to.
     run(kubectl(&["delete", "clusterrolebinding", "weir-control-plane"]), None).await.unwrap();
-    names(&["weir-control-plane", "may not", "get namespaces"]).await;
+    names(&["weir-control-plane", "may not", "endpointslices.discovery.k8s.io"]).await;
     mended().await;
 
     // 6. The routes' definitions are missing.
