@@ -42,7 +42,7 @@ test: tools check build ## Everything: check, a demo run, the scenarios with the
 
 .PHONY: scenarios
 scenarios: build cluster-tools ## Only the scenarios
-	WEIR_BIN_DIR="$(abspath $(BIN))" $(CARGO) test -p weir-tests $(TESTS)
+	WEIR_BIN_DIR="$(abspath $(BIN))" $(CARGO) test -p weir-tests --no-fail-fast $(TESTS)
 
 # The cluster of the tests; `tests/cluster/cluster` has more.
 export WEIR_CLUSTER_NAME ?= weir-test

@@ -8,6 +8,7 @@ mod check;
 mod cluster;
 mod completion;
 mod demo;
+mod explain;
 mod inject;
 mod install;
 mod uninstall;
@@ -36,6 +37,8 @@ enum Command {
     Uninstall(uninstall::UninstallArgs),
     /// Say whether a cluster can take the mesh (--pre), or whether the mesh in it works, and what mends it
     Check(check::CheckArgs),
+    /// Say what would become of a request, and why
+    Explain(explain::ExplainArgs),
     /// Print a completion script for a shell
     Completion(completion::CompletionArgs),
     /// One app of the demo
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Install(args) => install::run(&args),
         Command::Uninstall(args) => uninstall::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Completion(args) => completion::run(&args),
         Command::DemoApp(args) => demo::run_app(args),
         Command::DemoChild(args) => demo::run_child(&args),

@@ -3,11 +3,12 @@
 use tokio::sync::mpsc;
 
 use crate::index::Event;
-use crate::objects::{Kind, ObjectKey};
+use crate::objects::Kind;
+use crate::routes::route_key;
 use crate::run::Shared;
 use crate::source::Batch;
 use crate::translate::RouteStatus;
-use weir_core::route::{RouteKind, RouteRef};
+use weir_core::route::RouteRef;
 
 /// Takes batches as they come.
 pub(crate) async fn follow(mut batches: mpsc::Receiver<Batch>, shared: Shared) {
@@ -63,11 +64,6 @@ fn say(route: &RouteRef, status: Option<&RouteStatus>) {
 }
 
 fn gone_route(event: &Event) -> Option<RouteRef> {
-    let Event::Delete(ObjectKey { kind, namespace, name }) = event else { return None };
-    let kind = match kind {
-        Kind::HttpRoute => RouteKind::Http,
-        Kind::GrpcRoute => RouteKind::Grpc,
-        Kind::Namespace | Kind::Pod | Kind::Service | Kind::EndpointSlice => return None,
-    };
-    Some(RouteRef { kind, namespace: namespace.parse().ok()?, name: name.parse().ok()? })
+    let Event::Delete(key) = event else { return None };
+    route_key(key)
 }

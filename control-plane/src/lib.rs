@@ -10,10 +10,11 @@
 //!
 //! Beside it stand [`ca`] and [`identity`], which give workloads their certificates, [`server`], where proxies connect, and
 //! [`http`], where people look. [`kube`] speaks to the API server: it elects the replica that writes, and writes what became of
-//! routes. [`run()`] puts all of it together.
+//! routes. [`run()`] puts all of it together. [`explain`] says of one request what the rest would make of it.
 
 pub mod ca;
 pub mod diagnostics;
+pub mod explain;
 pub mod http;
 pub mod identity;
 pub mod index;

@@ -144,10 +144,21 @@ fn random_route(rng: &mut Rng, namespace: &str) -> Value {
     };
     let parents: Vec<Value> = (0..rng.u8(..3)).map(|_| parent(rng)).collect();
     let backends: Vec<Value> = (0..rng.u8(..3)).map(|_| backend(rng)).collect();
+    let kind = one(rng, &["HTTPRoute", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute"]);
+    let copies = if matches!(kind, "HTTPRoute" | "GRPCRoute") { rng.u8(..2) } else { 0 };
+    let mirrors: Vec<Value> = (0..copies)
+        .map(|_| {
+            let mut to = backend(rng);
+            if let Some(to) = to.as_object_mut() {
+                to.remove("weight");
+            }
+            json!({"type": "RequestMirror", "requestMirror": {"backendRef": to}})
+        })
+        .collect();
     json!({
-        "apiVersion": "gateway.networking.k8s.io/v1", "kind": one(rng, &["HTTPRoute", "HTTPRoute", "GRPCRoute"]),
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": kind,
         "metadata": {"name": one(rng, &["r0", "r1", "r2"]), "namespace": namespace},
-        "spec": {"parentRefs": parents, "rules": [{"backendRefs": backends}]},
+        "spec": {"parentRefs": parents, "rules": [{"filters": mirrors, "backendRefs": backends}]},
     })
 }
 
@@ -182,7 +193,7 @@ pub(crate) fn all_workloads() -> Vec<Workload> {
 pub(crate) fn all_routes() -> Vec<RouteRef> {
     use weir_core::route::RouteKind;
     let mut routes = Vec::new();
-    for kind in [RouteKind::Http, RouteKind::Grpc] {
+    for kind in RouteKind::BY_PRECEDENCE {
         for namespace in NAMESPACES {
             for name in ["r0", "r1", "r2"] {
                 routes.push(RouteRef { kind, namespace: namespace.parse().unwrap(), name: name.parse().unwrap() });

@@ -13,7 +13,7 @@
 //! 6. [`retry`], [`budget`], [`backoff`] and [`deadline`] say whether and when to try again.
 //! 7. [`authz`] decides on the other side whether the request may enter.
 //!
-//! [`rotation`] decides when certificates are renewed.
+//! [`reason`] is the closed list of what the mesh answers by itself. [`rotation`] decides when certificates are renewed.
 
 pub mod authz;
 pub mod backoff;
@@ -23,6 +23,7 @@ pub mod clock;
 pub mod deadline;
 pub mod names;
 pub mod outlier;
+pub mod reason;
 pub mod retry;
 pub mod rotation;
 pub mod route;

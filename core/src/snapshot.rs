@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::authz::MtlsMode;
 use crate::names::{BackendRef, Identity, ServiceRef, TrustDomain};
-use crate::route::RouteTable;
+use crate::route::{RouteTable, StreamTable};
 
 /// What is spoken on a port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -61,6 +61,8 @@ pub struct ServicePort {
     /// The routes attached to it. `None`: none is attached and requests go to the service's own endpoints.
     /// An empty table: routes are attached, and none of them matches anything.
     pub routes: Option<Arc<RouteTable>>,
+    /// The TCPRoutes or TLSRoutes attached to it, which route connections as a whole. Never beside `routes`.
+    pub streams: Option<Arc<StreamTable>>,
 }
 
 /// Who can answer for one port of a Service.

@@ -55,6 +55,35 @@ pub struct GrpcRouteSpec {
     pub rules: Vec<GrpcRuleSpec>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, expecting = "a mapping (a TLSRoute or TCPRoute)")]
+struct StreamRouteObject {
+    metadata: raw::Metadata,
+    spec: StreamRouteSpec,
+}
+
+/// `spec` of a TLSRoute or a TCPRoute.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "a mapping (the spec of a TLSRoute or TCPRoute)")]
+pub struct StreamRouteSpec {
+    /// What it is attached to.
+    pub parent_refs: Vec<ParentRefSpec>,
+    /// The names that clients ask for; of a TLSRoute only.
+    pub hostnames: Vec<String>,
+    /// Its rules.
+    pub rules: Vec<StreamRuleSpec>,
+}
+
+/// A rule of a TLSRoute or a TCPRoute.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "a mapping (a rule)")]
+pub struct StreamRuleSpec {
+    /// Name of the rule.
+    pub name: Option<String>,
+    /// Who gets the connections.
+    pub backend_refs: Vec<BackendRefSpec>,
+}
+
 /// An item of `parentRefs`.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default, expecting = "a mapping (a parentRef)")]
@@ -187,6 +216,30 @@ pub struct GatewayFilter {
     pub url_rewrite: Option<RewriteSpec>,
     /// For `CORS`.
     pub cors: Option<CorsSpec>,
+    /// For `RequestMirror`.
+    pub request_mirror: Option<MirrorSpec>,
+}
+
+/// Copies of requests.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "a mapping (requestMirror)")]
+pub struct MirrorSpec {
+    /// Who gets them.
+    pub backend_ref: Option<BackendRefSpec>,
+    /// How many of a hundred requests; all where neither this nor `fraction` is given.
+    pub percent: Option<i64>,
+    /// How many, more finely.
+    pub fraction: Option<FractionSpec>,
+}
+
+/// A part of all requests.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, expecting = "a mapping with `numerator` and `denominator`")]
+pub struct FractionSpec {
+    /// So many
+    pub numerator: Option<i64>,
+    /// of so many; 100 where absent.
+    pub denominator: Option<i64>,
 }
 
 /// Cross-origin resource sharing.
@@ -318,6 +371,16 @@ pub(super) fn http_route(value: &Value) -> Read {
 pub(super) fn grpc_route(value: &Value) -> Read {
     let raw: GrpcRouteObject = structure(value)?;
     finish(&raw.metadata, |metadata| routes::grpc(metadata, &raw.spec))
+}
+
+pub(super) fn tls_route(value: &Value) -> Read {
+    let raw: StreamRouteObject = structure(value)?;
+    finish(&raw.metadata, |metadata| routes::tls(metadata, &raw.spec))
+}
+
+pub(super) fn tcp_route(value: &Value) -> Read {
+    let raw: StreamRouteObject = structure(value)?;
+    finish(&raw.metadata, |metadata| routes::tcp(metadata, &raw.spec))
 }
 
 fn finish(raw: &raw::Metadata, judge: impl FnOnce(RouteMetadata) -> Result<Route, Vec<Problem>>) -> Read {

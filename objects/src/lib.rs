@@ -20,13 +20,15 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use weir_core::names::{Label, ObjectName};
+use weir_core::route::RouteKind;
 
 pub use annotations::{MESHED, MTLS, OPAQUE_PORTS, PolicyAnnotations};
 pub use field::{FieldPath, Problem, Segment, excerpt};
 pub use gateway::{
-    BackendRefSpec, CorsSpec, GatewayFilter, GrpcMatchSpec, GrpcMethodSpec, GrpcRouteSpec, GrpcRuleSpec, HeaderFilterSpec,
-    HeaderSpec, HttpMatchSpec, HttpRouteSpec, HttpRuleSpec, KeyValueMatchSpec, ParentRefSpec, PathModifierSpec, RedirectSpec,
-    RetrySpec, RewriteSpec, RouteMetadata, TimeoutsSpec, TypedValueSpec,
+    BackendRefSpec, CorsSpec, FractionSpec, GatewayFilter, GrpcMatchSpec, GrpcMethodSpec, GrpcRouteSpec, GrpcRuleSpec,
+    HeaderFilterSpec, HeaderSpec, HttpMatchSpec, HttpRouteSpec, HttpRuleSpec, KeyValueMatchSpec, MirrorSpec, ParentRefSpec,
+    PathModifierSpec, RedirectSpec, RetrySpec, RewriteSpec, RouteMetadata, StreamRouteSpec, StreamRuleSpec, TimeoutsSpec,
+    TypedValueSpec,
 };
 pub use port_set::PortSet;
 pub use service::{Service, ServiceForm, ServicePort};
@@ -50,6 +52,10 @@ pub enum Kind {
     HttpRoute,
     /// `gateway.networking.k8s.io` GRPCRoute.
     GrpcRoute,
+    /// `gateway.networking.k8s.io` TLSRoute.
+    TlsRoute,
+    /// `gateway.networking.k8s.io` TCPRoute.
+    TcpRoute,
 }
 
 impl Kind {
@@ -63,6 +69,20 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
+            Self::TlsRoute => "TLSRoute",
+            Self::TcpRoute => "TCPRoute",
+        }
+    }
+
+    /// The kind of route that it is, if it is one.
+    #[must_use]
+    pub const fn route(self) -> Option<RouteKind> {
+        match self {
+            Self::HttpRoute => Some(RouteKind::Http),
+            Self::GrpcRoute => Some(RouteKind::Grpc),
+            Self::TlsRoute => Some(RouteKind::Tls),
+            Self::TcpRoute => Some(RouteKind::Tcp),
+            Self::Namespace | Self::Pod | Self::Service | Self::EndpointSlice => None,
         }
     }
 
@@ -74,6 +94,11 @@ impl Kind {
             ("discovery.k8s.io/v1", "EndpointSlice") => Some(Self::EndpointSlice),
             ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", "HTTPRoute") => Some(Self::HttpRoute),
             ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1alpha2", "GRPCRoute") => Some(Self::GrpcRoute),
+            (
+                "gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1alpha3" | "gateway.networking.k8s.io/v1alpha2",
+                "TLSRoute",
+            ) => Some(Self::TlsRoute),
+            ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1alpha2", "TCPRoute") => Some(Self::TcpRoute),
             _ => None,
         }
     }
@@ -127,7 +152,7 @@ pub enum Object {
     Service(Arc<Service>),
     /// See [`EndpointSlice`].
     EndpointSlice(Arc<EndpointSlice>),
-    /// An HTTPRoute or a GRPCRoute. See [`Route`].
+    /// A route of any kind. See [`Route`].
     Route(Arc<Route>),
 }
 
@@ -190,6 +215,8 @@ pub fn decode(value: &Value) -> Decoded {
         Kind::EndpointSlice => slice::slice(value),
         Kind::HttpRoute => gateway::http_route(value),
         Kind::GrpcRoute => gateway::grpc_route(value),
+        Kind::TlsRoute => gateway::tls_route(value),
+        Kind::TcpRoute => gateway::tcp_route(value),
     };
     match decoded {
         Ok((object, problems)) => Decoded::Object(object, problems),

@@ -12,6 +12,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::exchange::Tracked;
+use crate::tee::{Tee, TeeReader};
 
 /// The error of a body: whatever broke the stream that it comes from.
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -71,6 +72,8 @@ pub(crate) enum RequestBody {
     Empty,
     /// The client's body, kept in part so that it can be sent again.
     Replay(Reader),
+    /// A copy of it, for a mirror.
+    Copy(TeeReader),
 }
 
 impl HttpBody for RequestBody {
@@ -81,6 +84,7 @@ impl HttpBody for RequestBody {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Replay(reader) => reader.poll_frame(cx),
+            Self::Copy(reader) => reader.poll_frame(cx),
         }
     }
 
@@ -88,6 +92,7 @@ impl HttpBody for RequestBody {
         match self {
             Self::Empty => true,
             Self::Replay(reader) => reader.is_end_stream(),
+            Self::Copy(reader) => reader.is_end_stream(),
         }
     }
 
@@ -95,6 +100,7 @@ impl HttpBody for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Replay(reader) => reader.body.borrow().size,
+            Self::Copy(reader) => reader.size_hint(),
         }
     }
 }
@@ -121,6 +127,8 @@ struct Replay {
     broken: bool,
     /// Counts attempts; an older reader has lost its claim to the source.
     attempt: u32,
+    /// Who gets a copy of what comes out of the source.
+    copies: Vec<Tee>,
 }
 
 impl ReplayBody {
@@ -136,7 +144,18 @@ impl ReplayBody {
             ended: false,
             broken: false,
             attempt: 0,
+            copies: Vec::new(),
         })))
+    }
+
+    /// Hands `copy` everything that is read from now on: called before the first reader is made, all of the body.
+    pub(crate) fn copy_to(&self, copy: Tee) {
+        self.0.borrow_mut().copies.push(copy);
+    }
+
+    /// What is known of the body's length.
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        self.0.borrow().size
     }
 
     /// Whether a further attempt would get all of the body.
@@ -193,6 +212,7 @@ impl Reader {
         let frame = match ready!(Pin::new(&mut replay.source).poll_frame(cx)) {
             None => {
                 replay.ended = true;
+                replay.copies.iter().for_each(|copy| copy.end(None));
                 return Poll::Ready(None);
             }
             Some(Err(error)) => {
@@ -205,8 +225,10 @@ impl Reader {
             Ok(bytes) => {
                 replay.keep(&bytes);
                 self.next = replay.kept.len();
+                replay.copies.iter().for_each(|copy| copy.data(&bytes));
                 if replay.source.is_end_stream() {
                     replay.ended = true;
+                    replay.copies.iter().for_each(|copy| copy.end(None));
                 }
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
@@ -214,6 +236,7 @@ impl Reader {
                 Ok(trailers) => {
                     replay.trailers = Some(trailers.clone());
                     replay.ended = true;
+                    replay.copies.iter().for_each(|copy| copy.end(Some(&trailers)));
                     self.trailers_sent = true;
                     Poll::Ready(Some(Ok(Frame::trailers(trailers))))
                 }

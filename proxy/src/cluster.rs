@@ -1,6 +1,6 @@
 //! One worker's view of one backend port: its endpoints, the balancer over them, the retry budget, the counters.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use weir_core::snapshot::{Endpoint, Endpoints, Protocol};
 
 use crate::exchange::SeriesCache;
 use crate::fault::{Fault, Reason};
+use crate::metrics::MirrorSeries;
 use crate::pool::Upstream;
 use crate::shared::{ClusterEndpoint, ClusterView, Shared};
 
@@ -28,6 +29,8 @@ pub(crate) struct Cluster {
     endpoints: RefCell<Option<Arc<Endpoints>>>,
     budget: RefCell<RetryBudget>,
     rng: RefCell<fastrand::Rng>,
+    /// Where requests that are mirrored to it are counted; looked up with the first.
+    mirrored: OnceCell<MirrorSeries>,
     last_used: Cell<Instant>,
 }
 
@@ -42,6 +45,7 @@ impl Cluster {
             endpoints: RefCell::default(),
             budget: RefCell::new(RetryBudget::new(BudgetConfig::default())),
             rng: RefCell::new(fastrand::Rng::new()),
+            mirrored: OnceCell::new(),
             last_used: Cell::new(Instant::now()),
         })
     }
@@ -97,6 +101,11 @@ impl Cluster {
             self.shared.metrics.over_budget(&self.backend);
         }
         granted
+    }
+
+    /// Where requests that are mirrored to it are counted.
+    pub(crate) fn mirrored(&self) -> &MirrorSeries {
+        self.mirrored.get_or_init(|| self.shared.metrics.mirrored(&self.backend))
     }
 
     fn finish(&self, ticket: Ticket, outcome: Outcome) {

@@ -1,14 +1,15 @@
 //! Every way in which the mesh itself fails a request, in one closed list.
 //!
-//! One [`Fault`] gives the HTTP status, the gRPC status, the `weir-error` header, the metric label and the log field, each by an
-//! exhaustive match, so that they cannot disagree. `docs/ERRORS.md` has cause and fix for each.
+//! The list is [`Reason`], in the core. One [`Fault`] gives the HTTP status, the gRPC status, the `weir-error` header, the metric
+//! label and the log field, each by an exhaustive match, so that they cannot disagree. `docs/ERRORS.md` has cause and fix for each.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response};
 use weir_core::authz::Denied;
+pub(crate) use weir_core::reason::Reason;
 
 use crate::body::Body;
 
@@ -34,178 +35,6 @@ impl Hop {
     }
 }
 
-/// What went wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Reason {
-    /// The request has no usable target.
-    BadRequest,
-    /// The client broke off in the middle of its body.
-    ClientAborted,
-    /// No such service, and no such host.
-    UnknownDestination,
-    /// The service has no such port.
-    UnknownPort,
-    /// The control plane has not said yet what this destination is.
-    NoConfiguration,
-    /// Routes are attached and none matches.
-    NoRoute,
-    /// The rule that matched cannot be honoured.
-    InvalidRoute,
-    /// The backend that was chosen does not exist.
-    InvalidBackend,
-    /// The backend has no ready endpoint.
-    NoEndpoint,
-    /// This proxy has no certificate yet.
-    NoCertificate,
-    /// The endpoint did not accept the connection.
-    ConnectFailed,
-    /// The endpoint did not answer the connection attempt in time.
-    ConnectTimeout,
-    /// Mutual TLS with the endpoint failed.
-    MtlsFailed,
-    /// The endpoint took the request and broke off before its answer began.
-    UpstreamReset,
-    /// The answer broke off, or is no HTTP.
-    BadResponse,
-    /// The route's request timeout.
-    RequestTimeout,
-    /// The route's timeout of a single attempt.
-    BackendRequestTimeout,
-    /// Too much is under way.
-    Overloaded,
-    /// The request would come back to this proxy.
-    Loop,
-    /// The upgrade could not be completed.
-    UpgradeFailed,
-    /// Plaintext where policy asks for mutual TLS.
-    PlaintextRefused,
-    /// The peer's identity is of another trust domain.
-    ForeignTrustDomain,
-    /// The peer's identity cannot be judged before the control plane has said which trust domain is ours.
-    TrustDomainUnknown,
-    /// The bytes on a connection are not what its port speaks.
-    NotHttp,
-    /// A peer's TLS handshake failed.
-    HandshakeFailed,
-    /// The connection said nothing for too long.
-    DetectTimeout,
-}
-
-impl Reason {
-    /// All of them, for the metrics' bound and the documentation's test.
-    pub(crate) const ALL: [Self; 26] = [
-        Self::BadRequest,
-        Self::ClientAborted,
-        Self::UnknownDestination,
-        Self::UnknownPort,
-        Self::NoConfiguration,
-        Self::NoRoute,
-        Self::InvalidRoute,
-        Self::InvalidBackend,
-        Self::NoEndpoint,
-        Self::NoCertificate,
-        Self::ConnectFailed,
-        Self::ConnectTimeout,
-        Self::MtlsFailed,
-        Self::UpstreamReset,
-        Self::BadResponse,
-        Self::RequestTimeout,
-        Self::BackendRequestTimeout,
-        Self::Overloaded,
-        Self::Loop,
-        Self::UpgradeFailed,
-        Self::PlaintextRefused,
-        Self::ForeignTrustDomain,
-        Self::TrustDomainUnknown,
-        Self::NotHttp,
-        Self::HandshakeFailed,
-        Self::DetectTimeout,
-    ];
-
-    /// As in `weir-error`, metrics and logs.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::BadRequest => "bad-request",
-            Self::ClientAborted => "client-aborted",
-            Self::UnknownDestination => "unknown-destination",
-            Self::UnknownPort => "unknown-port",
-            Self::NoConfiguration => "no-configuration",
-            Self::NoRoute => "no-route",
-            Self::InvalidRoute => "invalid-route",
-            Self::InvalidBackend => "invalid-backend",
-            Self::NoEndpoint => "no-endpoint",
-            Self::NoCertificate => "no-certificate",
-            Self::ConnectFailed => "connect-failed",
-            Self::ConnectTimeout => "connect-timeout",
-            Self::MtlsFailed => "mtls-failed",
-            Self::UpstreamReset => "upstream-reset",
-            Self::BadResponse => "bad-response",
-            Self::RequestTimeout => "request-timeout",
-            Self::BackendRequestTimeout => "backend-request-timeout",
-            Self::Overloaded => "overloaded",
-            Self::Loop => "loop",
-            Self::UpgradeFailed => "upgrade-failed",
-            Self::PlaintextRefused => "plaintext-refused",
-            Self::ForeignTrustDomain => "foreign-trust-domain",
-            Self::TrustDomainUnknown => "trust-domain-unknown",
-            Self::NotHttp => "not-http",
-            Self::HandshakeFailed => "handshake-failed",
-            Self::DetectTimeout => "detect-timeout",
-        }
-    }
-
-    /// The HTTP status of the answer.
-    pub(crate) const fn status(self) -> StatusCode {
-        match self {
-            Self::BadRequest | Self::ClientAborted | Self::NotHttp => StatusCode::BAD_REQUEST,
-            Self::PlaintextRefused | Self::ForeignTrustDomain | Self::TrustDomainUnknown => StatusCode::FORBIDDEN,
-            Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::DetectTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::InvalidRoute | Self::InvalidBackend => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::ConnectFailed
-            | Self::MtlsFailed
-            | Self::HandshakeFailed
-            | Self::UpstreamReset
-            | Self::BadResponse
-            | Self::UpgradeFailed => StatusCode::BAD_GATEWAY,
-            Self::UnknownDestination
-            | Self::UnknownPort
-            | Self::NoConfiguration
-            | Self::NoEndpoint
-            | Self::NoCertificate
-            | Self::Overloaded
-            | Self::Loop => StatusCode::SERVICE_UNAVAILABLE,
-            Self::ConnectTimeout | Self::RequestTimeout | Self::BackendRequestTimeout => StatusCode::GATEWAY_TIMEOUT,
-        }
-    }
-
-    /// The gRPC status of the answer, as the gRPC specification numbers them.
-    pub(crate) const fn grpc_status(self) -> u8 {
-        match self {
-            Self::BadRequest | Self::NotHttp => 13,
-            Self::ClientAborted => 1,
-            Self::PlaintextRefused | Self::ForeignTrustDomain | Self::TrustDomainUnknown => 7,
-            Self::NoRoute => 12,
-            Self::ConnectTimeout | Self::RequestTimeout | Self::BackendRequestTimeout | Self::DetectTimeout => 4,
-            Self::Overloaded => 8,
-            Self::UnknownDestination
-            | Self::UnknownPort
-            | Self::NoConfiguration
-            | Self::InvalidRoute
-            | Self::InvalidBackend
-            | Self::NoEndpoint
-            | Self::NoCertificate
-            | Self::ConnectFailed
-            | Self::MtlsFailed
-            | Self::HandshakeFailed
-            | Self::UpstreamReset
-            | Self::BadResponse
-            | Self::Loop
-            | Self::UpgradeFailed => 14,
-        }
-    }
-}
-
 /// A failure, with what is known about it.
 #[derive(Clone, Debug)]
 pub(crate) struct Fault {
@@ -225,7 +54,7 @@ impl Fault {
     }
 
     /// The value of `weir-error`.
-    fn header(&self, hop: Hop) -> HeaderValue {
+    pub(crate) fn header(&self, hop: Hop) -> HeaderValue {
         let detail: String = self
             .detail
             .chars()
@@ -336,7 +165,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc+proto"));
         let response = Fault::new(Reason::NoEndpoint, "50 % down").response(Hop::Outbound, is_grpc(&headers));
-        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.status(), http::StatusCode::OK);
         assert_eq!(response.headers()["grpc-status"], "14");
         assert_eq!(response.headers()["grpc-message"], "weir: no-endpoint: 50 %25 down");
     }

@@ -5,11 +5,16 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::request::Parts;
+use http::uri::Authority;
 use http::{HeaderMap, Method, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -21,10 +26,15 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::body::{Body, BodyError};
+use crate::fault::{Fault, Hop, Reason};
+use crate::io::farewell::{Farewell, Talk};
 use crate::io::local::LocalExecutor;
 
 /// A request's head may have this many bytes: what common servers admit, several times over.
 const MAX_HEAD: usize = 64 * 1024;
+
+/// The same for HTTP/2, which counts 32 bytes more for each line (RFC 9113, section 6.5.2): what came in HTTP/1.1 always fits.
+const MAX_HEADER_LIST: u32 = 128 * 1024;
 
 /// How long a client may take over a request's head, and how long its connection may stay idle between two: hyper has one timer
 /// for both. Longer than the minute after which common clients give up idle connections themselves.
@@ -53,18 +63,25 @@ const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// # Errors
 ///
 /// How the connection broke.
-pub(crate) async fn serve_http1<I, F, Fut>(io: I, drain: Option<watch::Receiver<bool>>, handler: Rc<F>) -> hyper::Result<()>
+pub(crate) async fn serve_http1<I, F, Fut>(
+    io: I,
+    hop: Hop,
+    drain: Option<watch::Receiver<bool>>,
+    handler: Rc<F>,
+) -> hyper::Result<()>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Fn(Request<Incoming>) -> Fut + 'static,
     Fut: Future<Output = Response<Body>> + 'static,
 {
     let requests = Requests::default();
-    let counted = requests.clone();
-    let service = service_fn(move |request| {
+    let (counted, talk) = (requests.clone(), Arc::new(Talk::default()));
+    let io = Farewell::new(io, hop, Arc::clone(&talk));
+    let service = service_fn(move |request: Request<Incoming>| {
         let _ = counted.begin();
+        let answering = talk.begin(!request.body().is_end_stream());
         let answer = handler(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move { Ok::<_, Infallible>(answer.await.map(|body| Guarded { body, _guard: answering })) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -108,7 +125,7 @@ where
         }
         let under_way = counted.begin();
         let answer = handler(request);
-        async move { Ok::<_, Infallible>(answer.await.map(|body| Counted { body, _under_way: under_way })) }
+        async move { Ok::<_, Infallible>(answer.await.map(|body| Guarded { body, _guard: under_way })) }
     });
     let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
@@ -117,7 +134,7 @@ where
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+        .max_header_list_size(MAX_HEADER_LIST)
         .max_send_buf_size(MAX_SEND_BUFFER)
         .auto_date_header(false)
         .enable_connect_protocol()
@@ -180,13 +197,13 @@ impl Drop for UnderWay {
     }
 }
 
-/// An answer's body that keeps its request under way to its end.
-struct Counted {
+/// An answer's body that holds on to something to its end.
+struct Guarded<G> {
     body: Body,
-    _under_way: UnderWay,
+    _guard: G,
 }
 
-impl HttpBody for Counted {
+impl<G: Unpin> HttpBody for Guarded<G> {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -236,6 +253,33 @@ const PROTECTED: [&str; 16] = [
     "date",
 ];
 
+/// What a request names as its host: the request line's absolute form wins over the Host header (RFC 9112, section 3.2.2).
+/// `None`: it names none.
+///
+/// # Errors
+///
+/// It names more than one, or something that is no host. A user's name before it is refused too: RFC 9110, section 4.2.4, has
+/// none in requests, and whoever reads it may take it for the host.
+pub(crate) fn named_host(parts: &Parts) -> Result<Option<Authority>, Fault> {
+    let refused = |detail| Fault::new(Reason::BadRequest, detail);
+    let authority = match parts.uri.authority() {
+        Some(authority) => authority.clone(),
+        None => {
+            let mut hosts = parts.headers.get_all(HOST).iter();
+            match (hosts.next(), hosts.next()) {
+                (None, _) => return Ok(None),
+                (Some(_), Some(_)) => return Err(refused("there is more than one Host header")),
+                (Some(host), None) => {
+                    Authority::try_from(host.as_bytes()).map_err(|_| refused("the Host header is not HOST or HOST:PORT"))?
+                }
+            }
+        }
+    };
+    let port = authority.as_str().strip_prefix(authority.host());
+    let is_port = |text: &str| text.is_empty() || text == ":" || authority.port_u16().is_some();
+    if port.is_some_and(is_port) { Ok(Some(authority)) } else { Err(refused("the request's host is not HOST or HOST:PORT")) }
+}
+
 /// Removes what belongs to the hop that the message came over.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
@@ -281,6 +325,24 @@ pub(crate) fn upgrade_token(headers: &HeaderMap) -> Option<String> {
     let token = headers.get(UPGRADE)?.to_str().ok()?.trim();
     let plain = !token.is_empty() && token.len() <= 64 && !token.contains([',', ' ']) && !token.eq_ignore_ascii_case("h2c");
     (asked && plain).then(|| token.to_owned())
+}
+
+/// Gives a WebSocket handshake the key that HTTP/1.1 wants (RFC 6455, section 4.1) and HTTP/2 does without (RFC 8441, section 5):
+/// sixteen random bytes, which no intermediary has any use for. Says whether it was missing.
+pub(crate) fn offer_websocket_key(token: &str, headers: &mut HeaderMap) -> bool {
+    if !token.eq_ignore_ascii_case("websocket") || headers.contains_key(SEC_WEBSOCKET_KEY) {
+        return false;
+    }
+    // 21 digits of base64 hold 126 bits; one of four holds the last two.
+    let key: String = std::iter::repeat_with(fastrand::alphanumeric)
+        .take(21)
+        .chain(fastrand::choice(['A', 'Q', 'g', 'w']))
+        .chain(['=', '='])
+        .collect();
+    if let Ok(key) = HeaderValue::from_str(&key) {
+        headers.insert(SEC_WEBSOCKET_KEY, key);
+    }
+    true
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ mod probe;
 mod process;
 mod settings;
 mod shared;
+mod tee;
 mod worker;
 
 pub use control::decode;

@@ -40,6 +40,7 @@ pub(crate) struct Metrics {
     open_connections: IntGaugeVec,
     bytes: IntCounterVec,
     ejections: IntCounterVec,
+    mirrored: IntCounterVec,
     /// The combinations counted so far. Only looked at when a worker meets one for the first time.
     groups: Mutex<HashSet<[String; 7]>>,
     config_age: Gauge,
@@ -94,6 +95,11 @@ impl Metrics {
                 "Endpoints that were taken out of balancing for a while.",
                 &["service", "namespace", "backend", "cause"],
             )?,
+            mirrored: made.counters(
+                "weir_http_mirrored_requests_total",
+                "Copies of requests: `answered` by the mirror, `failed`, or `dropped` because the mirror could not keep up.",
+                &["service", "namespace", "backend", "result"],
+            )?,
             groups: Mutex::default(),
             config_age: made.gauge(
                 "weir_config_age_seconds",
@@ -138,6 +144,14 @@ impl Metrics {
     pub(crate) fn over_budget(&self, backend: &BackendRef) {
         let service = &backend.service;
         self.budget_exhausted.with_label_values(&[service.name.as_str(), service.namespace.as_str(), &backend.to_string()]).inc();
+    }
+
+    /// The counters of requests that are mirrored to a backend. Slow; keep what it returns.
+    pub(crate) fn mirrored(&self, backend: &BackendRef) -> MirrorSeries {
+        let (service, text) = (&backend.service, backend.to_string());
+        let counter =
+            |result| self.mirrored.with_label_values(&[service.name.as_str(), service.namespace.as_str(), &text, result]);
+        MirrorSeries { answered: counter("answered"), failed: counter("failed"), dropped: counter("dropped") }
     }
 
     /// The series for one combination of labels. Slow; keep what it returns.
@@ -265,6 +279,16 @@ pub(crate) struct RequestSeries {
     /// Attempts after the first.
     pub(crate) retries: IntCounter,
     values: [String; 7],
+}
+
+/// Where requests that are mirrored to one backend are counted.
+pub(crate) struct MirrorSeries {
+    /// The mirror answered, whatever it said.
+    pub(crate) answered: IntCounter,
+    /// The mirror could not be reached, broke, or took too long.
+    pub(crate) failed: IntCounter,
+    /// The mirror did not keep up with the body, or too many copies were under way.
+    pub(crate) dropped: IntCounter,
 }
 
 /// Where opaque connections of one kind are counted.

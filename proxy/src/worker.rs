@@ -25,6 +25,7 @@ use crate::outbound;
 use crate::pool::Upstream;
 use crate::settings::Settings;
 use crate::shared::{Shared, WorkerQuestion};
+use crate::tee::Held;
 
 /// How long a request waits for the control plane to say what its destination is. Answers take milliseconds; while the control
 /// plane is away this is what a call to a new destination costs before it fails.
@@ -59,6 +60,10 @@ pub(crate) struct Worker {
     pub(crate) index: usize,
     /// Requests under way, both directions.
     pub(crate) in_flight: InFlight,
+    /// Copies of requests under way to mirrors.
+    pub(crate) copies: InFlight,
+    /// What their bodies hold.
+    pub(crate) copied: Held,
     /// Where requests without a known destination are counted.
     pub(crate) unknown: SeriesCache,
     /// Where opaque connections are counted.
@@ -204,6 +209,8 @@ pub(crate) fn start(shared: Arc<Shared>, index: usize) -> Result<thread::JoinHan
         let worker = Rc::new(Worker {
             index,
             in_flight: InFlight::default(),
+            copies: InFlight::default(),
+            copied: Held::default(),
             unknown: SeriesCache::default(),
             connections: ConnectionCache::new(Arc::clone(&shared)),
             rng: RefCell::new(fastrand::Rng::new()),

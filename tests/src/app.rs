@@ -77,6 +77,8 @@ pub enum Fault {
     Reset,
     /// A reset once the whole request has been read.
     ResetAfterBody,
+    /// Nothing, for as long as the client waits.
+    Silence,
 }
 
 /// What all connections of an application share.
@@ -84,6 +86,8 @@ pub enum Fault {
 pub(crate) struct State {
     requests: Mutex<BTreeMap<String, u64>>,
     faults: Mutex<VecDeque<Fault>>,
+    /// Digests of the bodies that came to `/sink`.
+    sunk: Mutex<Vec<String>>,
     held: watch::Sender<usize>,
     released: watch::Sender<bool>,
     connections: watch::Sender<usize>,
@@ -112,6 +116,16 @@ impl RunningApp {
     #[must_use]
     pub fn requests(&self, path: &str) -> u64 {
         self.state.requests.lock().unwrap().get(path).copied().unwrap_or_default()
+    }
+
+    /// Digests of the bodies that came to `/sink`, as its answers say them.
+    ///
+    /// # Panics
+    ///
+    /// Never in a sound harness.
+    #[must_use]
+    pub fn sunk(&self) -> Vec<String> {
+        self.state.sunk.lock().unwrap().clone()
     }
 
     /// The next `count` requests fail like this.

@@ -1,12 +1,32 @@
 //! Byte-exact clients: what is written is what is on the wire.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::wait::DEADLINE;
+
+/// What a TLS client that wants this server says first.
+///
+/// # Panics
+///
+/// When it is neither a name nor an address.
+#[must_use]
+pub fn client_hello(name: &str) -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name.to_owned().try_into().unwrap()).unwrap();
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).unwrap();
+    bytes
+}
 
 /// A TCP connection on which bytes are written and awaited.
 pub struct Raw {
@@ -82,6 +102,24 @@ impl Raw {
         }
     }
 
+    /// Reads a line, without its end. `None`: the other side has closed before, in order or not.
+    ///
+    /// # Panics
+    ///
+    /// When the deadline passes.
+    pub async fn line(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = self.pending.iter().position(|byte| *byte == b'\n') {
+                let rest = self.pending.split_off(at + 1);
+                let line = std::mem::replace(&mut self.pending, rest);
+                return Some(String::from_utf8_lossy(&line[..at]).into_owned());
+            }
+            if !self.fill().await.unwrap_or(false) {
+                return None;
+            }
+        }
+    }
+
     /// Reads the head of an answer.
     ///
     /// # Panics
@@ -89,6 +127,42 @@ impl Raw {
     /// As [`Self::until`].
     pub async fn head(&mut self) -> String {
         self.until("\r\n\r\n").await
+    }
+
+    /// Reads the head of the next message. `None`: the other side has closed, in order or not.
+    ///
+    /// It waits for as long as the connection is open: a kept one may stay silent for as long as its scenario lasts.
+    pub async fn next_head(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = self.pending.windows(4).position(|window| window == b"\r\n\r\n") {
+                let rest = self.pending.split_off(at + 4);
+                return Some(String::from_utf8_lossy(&std::mem::replace(&mut self.pending, rest)).into_owned());
+            }
+            match self.stream.read_buf(&mut self.pending).await {
+                Ok(count) if count > 0 => {}
+                _ => return None,
+            }
+        }
+    }
+
+    /// Reads this many bytes.
+    ///
+    /// # Panics
+    ///
+    /// When the connection closes before, or the deadline passes.
+    pub async fn exactly(&mut self, count: usize) -> Vec<u8> {
+        while self.pending.len() < count {
+            let open = self.fill().await;
+            assert!(open.is_ok_and(|open| open), "the connection ended after {} bytes of {count}", self.pending.len());
+        }
+        let rest = self.pending.split_off(count);
+        std::mem::replace(&mut self.pending, rest)
+    }
+
+    /// Closes with a reset, whatever is still under way.
+    pub fn reset(self) {
+        // With nothing to linger for, the close that follows is a reset.
+        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO));
     }
 
     /// Reads until the other side closes, whether in order or by a reset.

@@ -45,7 +45,8 @@ async fn a_request_that_two_parsers_could_read_in_two_ways_is_refused() {
         let bytes = format!("POST /visible HTTP/1.1\r\nhost: reviews\r\n{head}\r\n0\r\n\r\n{smuggled}");
         for answer in at_both_ends(&caller, &reviews, &bytes).await {
             assert!(answer.starts_with("HTTP/1.1 400"), "{what}: {answer:?}");
-            assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{what}: the connection ends with the refusal: {answer:?}");
+            let answers = answer.split("\r\n").filter(|line| line.starts_with("HTTP/1.1 ")).count();
+            assert_eq!(answers, 1, "{what}: the connection ends with the refusal: {answer:?}");
         }
     }
     assert_eq!((reviews.app().requests("/visible"), reviews.app().requests("/smuggled")), (0, 0));

@@ -2,7 +2,7 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a scenario ends by panicking; that is how it fails")]
 
 use std::io::{ErrorKind, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
@@ -93,9 +93,12 @@ fn dial(from: &Namespace, to: SocketAddr) -> std::io::Result<TcpStream> {
     from.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)))
 }
 
-/// Dials, and answers with what the listener at `at` sees as the connection's original destination.
-fn original_destination(from: &Namespace, to: SocketAddr, listening: &Namespace, at: SocketAddr) -> SocketAddr {
-    let listener = listening.listen(at);
+/// Dials, and answers with what the listener sees as the connection's original destination.
+///
+/// It takes a listener rather than an address: one that was closed may live on for a moment in the child of another
+/// test's fork, and its address would not be free to be bound again.
+fn original_destination(from: &Namespace, to: SocketAddr, listener: &TcpListener) -> SocketAddr {
+    let at = listener.local_addr().unwrap();
     let _dialled = dial(from, to).unwrap_or_else(|error| panic!("{to} is not redirected to {at}: {error}"));
     let (accepted, _) = listener.accept().unwrap();
     let socket = SockRef::from(&accepted);
@@ -151,19 +154,19 @@ fn redirected_connections_arrive_with_the_address_that_was_dialled() {
     let (pod, peer) = networks();
     pod.redirect();
     for family in 0..2 {
+        let outbound = pod.listen(SocketAddr::new(LOOPBACK[family], 15401));
         for target in [NOBODY[family], PEER[family]].map(|ip| SocketAddr::new(ip, 80)) {
-            let at = SocketAddr::new(LOOPBACK[family], 15401);
-            assert_eq!(original_destination(&pod, target, &pod, at), target);
+            assert_eq!(original_destination(&pod, target, &outbound), target);
         }
         let (target, at) = (SocketAddr::new(POD[family], 8080), SocketAddr::new(ANY[family], 15406));
-        assert_eq!(original_destination(&peer, target, &pod, at), target);
+        assert_eq!(original_destination(&peer, target, &pod.listen(at)), target);
     }
     succeeds(&pod.output(init(&["--outbound-port=1401", "--inbound-port=1406"])));
     for family in 0..2 {
         let (target, at) = (SocketAddr::new(NOBODY[family], 443), SocketAddr::new(LOOPBACK[family], 1401));
-        assert_eq!(original_destination(&pod, target, &pod, at), target);
+        assert_eq!(original_destination(&pod, target, &pod.listen(at)), target);
         let (target, at) = (SocketAddr::new(POD[family], 8080), SocketAddr::new(ANY[family], 1406));
-        assert_eq!(original_destination(&peer, target, &pod, at), target);
+        assert_eq!(original_destination(&peer, target, &pod.listen(at)), target);
     }
 }
 

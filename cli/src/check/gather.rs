@@ -138,7 +138,9 @@ async fn list<T: DeserializeOwned>(cluster: &Cluster, path: &str) -> Answer<Vec<
 
 async fn routes(cluster: &Cluster) -> Answer<Vec<Route>> {
     let mut all = Vec::new();
-    for (resource, kind) in [("httproutes", "HTTPRoute"), ("grpcroutes", "GRPCRoute")] {
+    for (resource, kind) in
+        [("httproutes", "HTTPRoute"), ("grpcroutes", "GRPCRoute"), ("tlsroutes", "TLSRoute"), ("tcproutes", "TCPRoute")]
+    {
         let mut routes: Vec<Route> = match list(cluster, &format!("/apis/gateway.networking.k8s.io/v1/{resource}")).await {
             Err(failure) if failure.is_not_found() => Vec::new(),
             other => other?,

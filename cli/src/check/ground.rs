@@ -15,7 +15,7 @@ const NATIVE_SIDECARS: (u32, u32) = (1, 29);
 /// What is installed where there is nothing.
 const BUNDLE: &str = "https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.6.3/standard-install.yaml";
 /// What the mesh reads, and the versions of which one must be served.
-const KINDS: [(&str, &[&str]); 3] = [("httproutes", &["v1"]), ("grpcroutes", &["v1"]), ("referencegrants", &["v1", "v1beta1"])];
+const KINDS: [(&str, &[&str]); 2] = [("httproutes", &["v1"]), ("grpcroutes", &["v1"])];
 
 /// Seconds. Certificates are valid from a minute before they were asked for; half of it leaves room.
 const CLOCK_WARNING: i64 = 10;
@@ -231,9 +231,9 @@ mod tests {
     fn crds() {
         let mut without = ground();
         without.crds = Ok(vec![crd("httproutes", "v1")]);
-        assert_eq!(bad(&without), ["Failure CRDs are missing: grpcroutes, referencegrants"]);
+        assert_eq!(bad(&without), ["Failure a CRD is missing: grpcroutes"]);
         let mut old = ground();
-        old.crds = Ok(vec![crd("httproutes", "v1"), crd("grpcroutes", "v1alpha2"), crd("referencegrants", "v1beta1")]);
+        old.crds = Ok(vec![crd("httproutes", "v1"), crd("grpcroutes", "v1alpha2")]);
         assert_eq!(bad(&old), ["Failure the CRDs v1.6.3 (standard) are too old: grpcroutes without version v1"]);
     }
 

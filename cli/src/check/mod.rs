@@ -82,7 +82,7 @@ pub(crate) async fn pods_with_sidecars(cluster: &Cluster) -> Result<Vec<(String,
 }
 
 async fn findings(args: &CheckArgs) -> Result<Vec<Finding>, String> {
-    let cluster = Cluster::connect(&args.cluster).await?;
+    let cluster = Cluster::connect(&args.cluster.context).await?;
     let ground = gather::ground(&cluster, &args.cluster.namespace).await;
     if ground.server.is_err() {
         return Ok(ground::findings(&ground).0);

@@ -92,7 +92,7 @@ pub(super) fn probe(namespace: &str, answer: Result<Pod, &str>) -> Probe {
 
 pub(super) fn ground() -> Ground {
     let server = Server { address: "https://api".into(), version: "v1.34.4".into(), date: Some(NOW) };
-    let crds = ["httproutes", "grpcroutes", "referencegrants"].map(|resource| {
+    let crds = ["httproutes", "grpcroutes"].map(|resource| {
         read(&format!(
             r#"{{"metadata":{{"name":"{resource}.gateway.networking.k8s.io","annotations":{{
                 "gateway.networking.k8s.io/bundle-version":"v1.6.3","gateway.networking.k8s.io/channel":"standard"}}}},

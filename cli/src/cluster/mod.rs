@@ -27,12 +27,19 @@ const MAX_OBJECTS: usize = 300_000;
 /// Longest text of a failure; an API server may answer with a page of HTML.
 const MAX_TEXT: usize = 600;
 
-/// What all commands that speak to a cluster are told.
+/// Which cluster.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct ClusterArgs {
+pub(crate) struct ContextArgs {
     /// Context of the kubeconfig; the current one if none is given
     #[arg(long, env = "WEIR_CONTEXT", value_name = "NAME")]
     pub(crate) context: Option<String>,
+}
+
+/// What all commands that speak to the mesh in a cluster are told.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ClusterArgs {
+    #[command(flatten)]
+    pub(crate) context: ContextArgs,
     /// Namespace of the mesh itself
     #[arg(short, long, env = "WEIR_MESH_NAMESPACE", value_name = "NAME", default_value = "weir-system")]
     pub(crate) namespace: String,
@@ -99,7 +106,7 @@ impl Cluster {
     /// # Errors
     ///
     /// What to do about a kubeconfig that is not there or cannot be used.
-    pub(crate) async fn connect(args: &ClusterArgs) -> Result<Self, String> {
+    pub(crate) async fn connect(args: &ContextArgs) -> Result<Self, String> {
         let mut config = match &args.context {
             Some(context) => {
                 let options = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };

@@ -138,7 +138,7 @@ fn objects(namespace: &str, found: &Found, keeps_authority: bool) -> Result<Vec<
 }
 
 async fn look(args: &ClusterArgs) -> Result<Found, String> {
-    let cluster = Cluster::connect(args).await?;
+    let cluster = Cluster::connect(&args.context).await?;
     let namespace = &args.namespace;
     let wrong = |what: &'static str| move |failure| format!("{what} cannot be listed: {failure}");
     let leases = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases");

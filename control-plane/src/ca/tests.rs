@@ -124,7 +124,8 @@ fn a_leaf_says_who_the_token_says_and_nothing_of_the_request() {
     let names = leaf.subject_alternative_name().unwrap().unwrap().value.general_names.clone();
     assert_eq!(format!("{names:?}"), "[URI(\"spiffe://cluster.local/ns/shop/sa/reviews\")]");
     assert!(!leaf.is_ca());
-    assert!(certified.validity.not_before < now, "clocks differ");
+    let behind = now - Duration::from_secs(60);
+    assert!(certified.validity.not_before <= behind, "a peer whose clock is a minute behind takes it at once");
     let again = authority.certify(&identity(), &csr(&key), now).unwrap();
     let (_, again) = X509Certificate::from_der(&again.chain[0]).unwrap();
     assert_ne!(leaf.raw_serial(), again.raw_serial(), "two certificates for one key");

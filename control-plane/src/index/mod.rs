@@ -14,13 +14,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weir_core::names::{Label, ServiceRef};
-use weir_core::route::{RouteKind, RouteRef};
+use weir_core::route::RouteRef;
 
 pub use dirty::Dirty;
 
 use self::relations::Relations;
 use crate::objects::{EndpointSlice, Kind, Namespace, NamespacedName, Object, ObjectKey, Pod, Service};
-use crate::routes::Route;
+use crate::routes::{Route, route_key};
 
 /// Something happened to an object.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,8 +75,11 @@ impl Index {
                     self.put_service(&ServiceRef { namespace, name }, None, dirty);
                 }
             }
-            Kind::HttpRoute => self.put_route(&RouteRef { kind: RouteKind::Http, namespace, name }, None, dirty),
-            Kind::GrpcRoute => self.put_route(&RouteRef { kind: RouteKind::Grpc, namespace, name }, None, dirty),
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
+                if let Some(route) = route_key(key) {
+                    self.put_route(&route, None, dirty);
+                }
+            }
         }
     }
 

@@ -76,7 +76,7 @@ impl Relations {
         relate(&mut self.routes_by_parent, key, parents(old), parents(new));
         let backends = |route: Option<&Route>| -> Vec<ServiceRef> {
             let rules = route.into_iter().flat_map(|route| &route.rules);
-            rules.flat_map(|rule| rule.backends.iter().map(|it| it.backend.service.clone())).collect()
+            rules.flat_map(|rule| rule.references().map(|it| it.backend.service.clone())).collect()
         };
         relate(&mut self.routes_by_backend, key, backends(old), backends(new));
     }

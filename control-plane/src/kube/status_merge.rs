@@ -4,9 +4,10 @@
 //! are taken over as they were read, and the API server refuses the write if the route is another one by then.
 
 use serde_json::{Value, json};
-use weir_core::route::{RouteKind, RouteRef};
+use weir_core::route::RouteRef;
 
-use crate::objects::{Kind, ObjectKey};
+use crate::objects::ObjectKey;
+use crate::routes::route_key;
 use crate::translate::{CONTROLLER, Condition, RouteStatus};
 
 /// Kubernetes takes 32,768.
@@ -67,13 +68,7 @@ impl RouteObject {
     /// Reads a route that is not taken; nothing where the object is no route.
     #[must_use]
     pub fn refused(key: &ObjectKey, value: &Value, why: String) -> Option<Self> {
-        let kind = match key.kind {
-            Kind::HttpRoute => RouteKind::Http,
-            Kind::GrpcRoute => RouteKind::Grpc,
-            Kind::Namespace | Kind::Pod | Kind::Service | Kind::EndpointSlice => return None,
-        };
-        let key = RouteRef { kind, namespace: key.namespace.parse().ok()?, name: key.name.parse().ok()? };
-        Some(Self::read(key, value, Some(why)))
+        Some(Self::read(route_key(key)?, value, Some(why)))
     }
 
     /// The same route, read again.

@@ -11,8 +11,8 @@ use weir_core::authz::MtlsMode;
 use weir_core::names::{BackendRef, ServiceRef};
 use weir_core::route::filter::cors::{Cors, Names};
 use weir_core::route::{
-    Filter, HeaderChanges, HttpMatch, HttpRule, PathChange, PathMatch, Redirect, RetryPolicy, Rewrite, RouteKind, RouteTable,
-    ValueMatch, WeightedBackend,
+    Filter, HeaderChanges, HttpMatch, HttpRule, Mirror, PathChange, PathMatch, Redirect, RetryPolicy, Rewrite, RouteKind,
+    RouteRef, RouteTable, StreamTable, ValueMatch, WeightedBackend,
 };
 use weir_core::snapshot::{
     AddressTarget, Endpoint, Endpoints, Inbound, Protocol, Resource, ResourceName, Service, ServicePort, TrustBundle, Update,
@@ -108,6 +108,7 @@ fn service_port(port: u16, it: &ServicePort) -> v1::ServicePort {
         name: it.name.to_string(),
         protocol: protocol(it.protocol).into(),
         http_routes: it.routes.as_deref().map(routes),
+        stream_routes: it.streams.as_deref().map(streams),
     }
 }
 
@@ -116,16 +117,8 @@ fn routes(table: &RouteTable) -> v1::HttpRoutes {
 }
 
 fn rule(rule: &HttpRule) -> v1::HttpRule {
-    let kind = match rule.route.kind {
-        RouteKind::Http => v1::RouteKind::Http,
-        RouteKind::Grpc => v1::RouteKind::Grpc,
-    };
     v1::HttpRule {
-        route: Some(v1::RouteName {
-            kind: kind.into(),
-            namespace: rule.route.namespace.to_string(),
-            name: rule.route.name.to_string(),
-        }),
+        route: Some(route_name(&rule.route)),
         index: rule.index,
         name: rule.name.to_string(),
         created_seconds: rule.created_seconds,
@@ -136,7 +129,30 @@ fn rule(rule: &HttpRule) -> v1::HttpRule {
         backend_request_timeout_ms: rule.timeouts.backend_request.map(milliseconds),
         retry: rule.retry.as_ref().map(retry),
         invalid: text_or_empty(rule.invalid.as_deref()),
+        mirrors: rule.mirrors.iter().map(mirror).collect(),
     }
+}
+
+fn streams(table: &StreamTable) -> v1::StreamRoutes {
+    let kind = if table.by_name() { v1::RouteKind::Tls } else { v1::RouteKind::Tcp };
+    let rules = table.rules().iter().map(|rule| v1::StreamRule {
+        route: Some(route_name(&rule.route)),
+        index: rule.index,
+        name: rule.name.to_string(),
+        hostnames: rule.hostnames.iter().map(ToString::to_string).collect(),
+        backends: rule.backends.iter().map(weighted_backend).collect(),
+    });
+    v1::StreamRoutes { kind: kind.into(), rules: rules.collect() }
+}
+
+fn route_name(route: &RouteRef) -> v1::RouteName {
+    let kind = match route.kind {
+        RouteKind::Http => v1::RouteKind::Http,
+        RouteKind::Grpc => v1::RouteKind::Grpc,
+        RouteKind::Tls => v1::RouteKind::Tls,
+        RouteKind::Tcp => v1::RouteKind::Tcp,
+    };
+    v1::RouteName { kind: kind.into(), namespace: route.namespace.to_string(), name: route.name.to_string() }
 }
 
 fn http_match(it: &HttpMatch) -> v1::HttpMatch {
@@ -235,7 +251,12 @@ fn weighted_backend(it: &WeightedBackend) -> v1::WeightedBackend {
         weight: it.weight,
         filters: it.filters.iter().map(filter).collect(),
         invalid: text_or_empty(it.invalid.as_deref()),
+        mirrors: it.mirrors.iter().map(mirror).collect(),
     }
+}
+
+fn mirror(it: &Mirror) -> v1::Mirror {
+    v1::Mirror { backend: Some(backend_name(&it.backend)), numerator: it.share.numerator(), denominator: it.share.denominator() }
 }
 
 fn retry(policy: &RetryPolicy) -> v1::Retry {

@@ -39,11 +39,14 @@ pub(super) fn group<'a>(index: &'a Index, service: &Service, port: &ServicePort,
     }
     let mine = index.routes_to(&service.name).filter(|route| route.key.namespace == *namespace && !route.rules.is_empty());
     let mut routes: Vec<&Arc<Route>> = mine.filter(|route| fits_somehow(index, service, port, route)).collect();
-    // Kinds do not mix on one port: a GRPCRoute takes it from every HTTPRoute.
-    if routes.iter().any(|route| route.key.kind == RouteKind::Grpc) {
-        routes.retain(|route| route.key.kind == RouteKind::Grpc);
-    }
+    // Kinds do not mix on one port: the more specific protocol has it.
+    let kind = RouteKind::BY_PRECEDENCE.into_iter().find(|kind| routes.iter().any(|route| route.key.kind == *kind));
+    routes.retain(|route| Some(route.key.kind) == kind);
     routes.sort_by_key(|route| (route.created_seconds, &route.key.namespace, &route.key.name));
+    if kind == Some(RouteKind::Tcp) {
+        // Each takes every connection.
+        routes.truncate(1);
+    }
     Attached { routes }
 }
 
@@ -60,8 +63,12 @@ fn fits_somehow(index: &Index, service: &Service, port: &ServicePort, route: &Ro
 /// Whether a route of this kind can be served on a port that its parent means.
 pub(super) fn fits(index: &Index, service: &Service, port: &ServicePort, parent: &Parent, kind: RouteKind) -> bool {
     match (said(index, service, port), kind) {
-        (Some(Protocol::Opaque | Protocol::Tls), _) | (Some(Protocol::Http1), RouteKind::Grpc) => false,
-        (Some(Protocol::Http | Protocol::Http1 | Protocol::Http2), _) => true,
+        (_, RouteKind::Tcp) | (Some(Protocol::Tls), RouteKind::Tls) => true,
+        (Some(Protocol::Opaque), _)
+        | (Some(Protocol::Tls), RouteKind::Http | RouteKind::Grpc)
+        | (Some(Protocol::Http1), RouteKind::Grpc)
+        | (Some(Protocol::Http | Protocol::Http1 | Protocol::Http2), RouteKind::Tls) => false,
+        (Some(Protocol::Http | Protocol::Http1 | Protocol::Http2), RouteKind::Http | RouteKind::Grpc) => true,
         // A route that names the port says by that what is spoken on it; one that takes all ports does not mean the database.
         (Some(Protocol::Detect) | None, _) => parent.names_a_port() || !server_first(port.port),
     }

@@ -1,5 +1,6 @@
 //! Whether a backendRef leads anywhere.
 
+use weir_core::route::RouteKind;
 use weir_core::snapshot::Protocol;
 
 use super::protocol::said;
@@ -16,8 +17,8 @@ pub(super) struct Unresolved {
     pub(super) message: String,
 }
 
-/// Follows a backendRef. A backend of weight 0 may name a Service that does not exist: it takes no request.
-pub(super) fn unresolved(index: &Index, backend: &RouteBackend) -> Option<Unresolved> {
+/// Follows a backendRef of a route of this kind. A backend of weight 0 may name a Service that does not exist: it takes no request.
+pub(super) fn unresolved(index: &Index, kind: RouteKind, backend: &RouteBackend) -> Option<Unresolved> {
     if let Some(why) = &backend.wrong_kind {
         return Some(Unresolved { reason: "InvalidKind", message: why.to_string() });
     }
@@ -39,6 +40,10 @@ pub(super) fn unresolved(index: &Index, backend: &RouteBackend) -> Option<Unreso
         let has = if ports.is_empty() { "no TCP port".to_owned() } else { format!("{} only", ports.join(", ")) };
         return not_found(format!("Service {name} has no port {number}: it has {has}"));
     };
+    if !kind.routes_requests() {
+        // Bytes are bytes.
+        return None;
+    }
     match said(index, service, port) {
         Some(Protocol::Opaque) => unsupported(format!("port {number} of Service {name} is said to be opaque, not HTTP")),
         Some(Protocol::Tls) => unsupported(format!("port {number} of Service {name} is said to be TLS of the application's own")),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use weir_core::names::{BackendRef, Label, ServiceRef};
-use weir_core::route::{HttpRule, RouteKind, RouteTable, WeightedBackend};
+use weir_core::route::{HttpRule, Mirror, RouteKind, RouteTable, StreamRule, StreamTable, WeightedBackend};
 use weir_core::snapshot::{Protocol, Service, ServicePort};
 
 use super::attach::{self, Attached};
@@ -12,7 +12,7 @@ use super::backend::unresolved;
 use super::protocol::{said, server_first};
 use crate::index::Index;
 use crate::objects::{self, ServiceForm};
-use crate::routes::{Route, RouteBackend, Rule};
+use crate::routes::{Route, RouteBackend, RouteMirror, Rule};
 
 /// A Service with what it refers to.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,21 +55,49 @@ fn service_port(
     attached: &Attached<'_>,
     refers: &mut BTreeSet<BackendRef>,
 ) -> ServicePort {
-    let by_routes = attached.routes.first().map(|route| match route.key.kind {
-        RouteKind::Http => Protocol::Http,
-        RouteKind::Grpc => Protocol::Http2,
-    });
-    let by_number = server_first(port.port).then_some(Protocol::Opaque);
-    let protocol = said(index, service, port).or(by_routes).or(by_number).unwrap_or_default();
-    let table = by_routes.is_some().then(|| {
-        let pairs = attached.routes.iter().flat_map(|route| route.rules.iter().map(move |rule| (route, rule)));
-        Arc::new(RouteTable::new(pairs.map(|(route, rule)| http_rule(index, route, rule, refers)).collect()))
-    });
-    ServicePort { name: Arc::clone(&port.name), protocol, routes: table }
+    let kind = attached.routes.first().map(|route| route.key.kind);
+    let said = said(index, service, port);
+    let protocol = match kind {
+        Some(RouteKind::Http) => said.unwrap_or(Protocol::Http),
+        Some(RouteKind::Grpc) => said.unwrap_or(Protocol::Http2),
+        // Whatever is spoken, what is routed is the connection.
+        Some(RouteKind::Tls) => Protocol::Tls,
+        Some(RouteKind::Tcp) => Protocol::Opaque,
+        None => {
+            let by_number = server_first(port.port).then_some(Protocol::Opaque);
+            said.or(by_number).unwrap_or_default()
+        }
+    };
+    let pairs = attached.routes.iter().flat_map(|route| route.rules.iter().map(move |rule| (route, rule)));
+    let (mut routes, mut streams) = (None, None);
+    match kind {
+        Some(RouteKind::Http | RouteKind::Grpc) => {
+            let rules = pairs.map(|(route, rule)| http_rule(index, route, rule, refers)).collect();
+            routes = Some(Arc::new(RouteTable::new(rules)));
+        }
+        Some(kind @ (RouteKind::Tls | RouteKind::Tcp)) => {
+            let rules = pairs.map(|(route, rule)| stream_rule(index, route, rule, refers)).collect();
+            let table = if kind == RouteKind::Tls { StreamTable::tls(rules) } else { StreamTable::tcp(rules) };
+            streams = Some(Arc::new(table));
+        }
+        None => {}
+    }
+    ServicePort { name: Arc::clone(&port.name), protocol, routes, streams }
+}
+
+fn stream_rule(index: &Index, route: &Route, rule: &Rule, refers: &mut BTreeSet<BackendRef>) -> StreamRule {
+    StreamRule {
+        route: route.key.clone(),
+        index: u32::try_from(rule.index).unwrap_or(u32::MAX),
+        name: Arc::clone(&rule.name),
+        hostnames: route.hostnames.clone(),
+        backends: rule.backends.iter().map(|backend| weighted(index, route.key.kind, backend, refers)).collect(),
+    }
 }
 
 fn http_rule(index: &Index, route: &Route, rule: &Rule, refers: &mut BTreeSet<BackendRef>) -> HttpRule {
-    let backends = rule.backends.iter().map(|backend| weighted(index, backend, refers)).collect();
+    let backends = rule.backends.iter().map(|backend| weighted(index, route.key.kind, backend, refers)).collect();
+    let mirrors = mirrors(index, route.key.kind, &rule.mirrors, refers);
     HttpRule {
         route: route.key.clone(),
         index: u32::try_from(rule.index).unwrap_or(u32::MAX),
@@ -77,6 +105,7 @@ fn http_rule(index: &Index, route: &Route, rule: &Rule, refers: &mut BTreeSet<Ba
         created_seconds: route.created_seconds,
         matches: rule.matches.clone(),
         filters: rule.filters.clone(),
+        mirrors,
         backends,
         timeouts: rule.timeouts,
         retry: rule.retry.clone(),
@@ -84,11 +113,28 @@ fn http_rule(index: &Index, route: &Route, rule: &Rule, refers: &mut BTreeSet<Ba
     }
 }
 
-fn weighted(index: &Index, backend: &RouteBackend, refers: &mut BTreeSet<BackendRef>) -> WeightedBackend {
-    let lost = || unresolved(index, backend).map(|why| format!("{}: {}", why.reason, why.message).into());
+fn weighted(index: &Index, kind: RouteKind, backend: &RouteBackend, refers: &mut BTreeSet<BackendRef>) -> WeightedBackend {
+    let lost = || unresolved(index, kind, backend).map(|why| format!("{}: {}", why.reason, why.message).into());
     let invalid = backend.invalid.clone().or_else(lost);
     if invalid.is_none() {
         refers.insert(backend.backend.clone());
     }
-    WeightedBackend { backend: backend.backend.clone(), weight: backend.weight, filters: backend.filters.clone(), invalid }
+    WeightedBackend {
+        backend: backend.backend.clone(),
+        weight: backend.weight,
+        filters: backend.filters.clone(),
+        mirrors: mirrors(index, kind, &backend.mirrors, refers),
+        invalid,
+    }
+}
+
+/// A mirror that leads nowhere gets nothing, as the Gateway API has it: the route's status says so, and its requests are served.
+fn mirrors(index: &Index, kind: RouteKind, mirrors: &[RouteMirror], refers: &mut BTreeSet<BackendRef>) -> Vec<Mirror> {
+    let leads = mirrors.iter().filter(|it| it.to.wrong_kind.is_none() && unresolved(index, kind, &it.to).is_none());
+    leads
+        .map(|it| {
+            refers.insert(it.to.backend.clone());
+            Mirror { backend: it.to.backend.clone(), share: it.share }
+        })
+        .collect()
 }

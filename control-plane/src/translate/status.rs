@@ -19,7 +19,7 @@ const MAX_LISTED: usize = 8;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteStatus {
-    /// `HTTPRoute` or `GRPCRoute`.
+    /// `HTTPRoute`, `GRPCRoute`, `TLSRoute` or `TCPRoute`.
     pub kind: &'static str,
     /// Its namespace.
     pub namespace: String,
@@ -102,10 +102,10 @@ struct Lost {
 }
 
 fn lost(index: &Index, route: &Route) -> Vec<Lost> {
-    let backends = route.rules.iter().flat_map(|rule| &rule.backends);
+    let backends = route.rules.iter().flat_map(routes::Rule::references);
     // Nobody waits for a backend that takes no request.
     let serving = backends.filter(|backend| backend.weight > 0);
-    let found = serving.filter_map(|it| Some((it.field.clone(), backend::unresolved(index, it)?)));
+    let found = serving.filter_map(|it| Some((it.field.clone(), backend::unresolved(index, route.key.kind, it)?)));
     found.map(|(field, why)| Lost { field, reason: why.reason, message: why.message }).collect()
 }
 
@@ -190,21 +190,33 @@ fn attachment(index: &Index, route: &Route, parent: &Parent) -> Result<String, (
         let what = match route.key.kind {
             RouteKind::Http => "HTTP",
             RouteKind::Grpc => "gRPC",
+            RouteKind::Tls => "TLS of the application's own",
+            RouteKind::Tcp => "TCP",
         };
         return none(format!("{} means no port of Service {name} that carries {what}", parent_text(parent)));
     }
     let (served, taken): (Vec<&ServicePort>, Vec<&ServicePort>) =
         fitting.into_iter().partition(|port| is_served(index, service, port, route));
     if served.is_empty() && !route.rules.is_empty() {
-        return Err(("Conflicted", format!("a GRPCRoute has port {} of Service {name}", numbers(&taken))));
+        return Err(("Conflicted", format!("{} of Service {name}", takers(index, service, &taken, route))));
     }
     let for_whom = if route.key.namespace == name.namespace {
         "every client".to_owned()
     } else {
         format!("clients in namespace {}", route.key.namespace)
     };
-    let but = if taken.is_empty() { String::new() } else { format!("; a GRPCRoute has port {}", numbers(&taken)) };
+    let but = if taken.is_empty() { String::new() } else { format!("; {}", takers(index, service, &taken, route)) };
     Ok(format!("served to {for_whom} of Service {name} on port {}{but}", numbers(&served)))
+}
+
+/// Who has the ports that a route wanted too.
+fn takers(index: &Index, service: &Service, taken: &[&ServicePort], route: &Route) -> String {
+    let of = |port: &ServicePort| {
+        let group = attach::group(index, service, port, &route.key.namespace);
+        let who = group.routes.first().map(|it| format!("{} {}", it.key.kind.as_str(), it.key)).unwrap_or_default();
+        format!("{who} has port {}", port.port)
+    };
+    taken.iter().map(|port| of(port)).collect::<Vec<_>>().join("; ")
 }
 
 fn is_served(index: &Index, service: &Service, port: &ServicePort, route: &Route) -> bool {

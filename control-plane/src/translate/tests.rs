@@ -1,10 +1,12 @@
 //! YAML in, what proxies and authors are told out. The text form below is only for these tests.
 
+mod mirrors_and_connections;
+
 use std::fmt::Write;
 
 use insta::assert_snapshot;
 use weir_core::names::BackendRef;
-use weir_core::route::{HttpRule, PathMatch, ValueMatch};
+use weir_core::route::{HttpRule, PathMatch, ValueMatch, WeightedBackend};
 use weir_core::snapshot::{AddressTarget, Endpoint};
 
 use super::{RouteStatus, Workload};
@@ -16,6 +18,11 @@ fn show_service(index: &Index, name: &str, client: &str) -> String {
     let mut text = format!("{} at {:?}\n", view.service.name, view.service.addresses);
     for (number, port) in &view.service.ports {
         writeln!(text, "  port {number} `{}` {:?}", port.name, port.protocol).unwrap();
+        for rule in port.streams.iter().flat_map(|table| table.rules()) {
+            let names: String = rule.hostnames.iter().map(|name| format!(" {name}")).collect();
+            writeln!(text, "    {:?} {} rule {} `{}`{names}", rule.route.kind, rule.route, rule.index, rule.name).unwrap();
+            rule.backends.iter().for_each(|it| text.push_str(&show_backend(it)));
+        }
         match &port.routes {
             None => {}
             Some(table) if table.rules().is_empty() => text.push_str("    nothing matches\n"),
@@ -46,21 +53,27 @@ fn show_rule(rule: &HttpRule) -> String {
     for filter in &rule.filters {
         writeln!(text, "      {filter:?}").unwrap();
     }
+    for it in &rule.mirrors {
+        writeln!(text, "      mirror {} of requests to {}", it.share, it.backend).unwrap();
+    }
     if rule.timeouts != weir_core::route::Timeouts::default() {
         writeln!(text, "      {:?}", rule.timeouts).unwrap();
     }
     if let Some(retry) = &rule.retry {
         writeln!(text, "      {retry:?}").unwrap();
     }
-    for it in &rule.backends {
-        let invalid = it.invalid.as_ref().map(|why| format!(" INVALID {why}")).unwrap_or_default();
-        let filters: String = it.filters.iter().map(|filter| format!(" {filter:?}")).collect();
-        writeln!(text, "      to {} weight {}{filters}{invalid}", it.backend, it.weight).unwrap();
-    }
+    rule.backends.iter().for_each(|it| text.push_str(&show_backend(it)));
     if let Some(why) = &rule.invalid {
         writeln!(text, "      INVALID {why}").unwrap();
     }
     text
+}
+
+fn show_backend(it: &WeightedBackend) -> String {
+    let invalid = it.invalid.as_ref().map(|why| format!(" INVALID {why}")).unwrap_or_default();
+    let filters: String = it.filters.iter().map(|filter| format!(" {filter:?}")).collect();
+    let mirrors: String = it.mirrors.iter().map(|it| format!(" mirror {} to {}", it.share, it.backend)).collect();
+    format!("      to {} weight {}{filters}{mirrors}{invalid}\n", it.backend, it.weight)
 }
 
 fn show_endpoint(it: &Endpoint) -> String {
@@ -282,8 +295,8 @@ fn what_is_not_served_spoils_its_rule_and_no_other() {
     let spec = "
   parentRefs: [{group: '', kind: Service, name: reviews, sectionName: http}]
   rules:
-  - matches: [{path: {value: /mirror}}]
-    filters: [{type: RequestMirror, requestMirror: {backendRef: {name: canary, port: 80}}}]
+  - matches: [{path: {value: /grpc-auth}}]
+    filters: [{type: ExternalAuth, externalAuth: {protocol: GRPC}}]
     backendRefs: [{name: reviews, port: 80}]
   - matches: [{path: {value: /auth}}]
     filters: [{type: ExternalAuth, externalAuth: {}}]
@@ -303,7 +316,7 @@ fn what_is_not_served_spoils_its_rule_and_no_other() {
   - matches: [{path: {value: /part}}]
     backendRefs:
     - {name: reviews, port: 80}
-    - {name: canary, port: 80, filters: [{type: RequestMirror}]}
+    - {name: canary, port: 80, filters: [{type: ExternalAuth}]}
   - matches: [{path: {value: /sticky}}]
     sessionPersistence: {sessionName: x}
     backendRefs: [{name: reviews, port: 80}]
@@ -314,9 +327,9 @@ fn what_is_not_served_spoils_its_rule_and_no_other() {
     shop/reviews at [10.96.0.10]
       port 80 `http` Http
         Http shop/mixed rule 0 ``
-          match ^ /mirror
+          match ^ /grpc-auth
           to shop/reviews:80 weight 1
-          INVALID spec.rules[0].filters[0].type: RequestMirror is not served by this version of Weir, and is never skipped: its requests get 500
+          INVALID spec.rules[0].filters[0].type: ExternalAuth is not served by this version of Weir, and is never skipped: its requests get 500
         Http shop/mixed rule 1 ``
           match ^ /auth
           to shop/reviews:80 weight 1
@@ -339,7 +352,7 @@ fn what_is_not_served_spoils_its_rule_and_no_other() {
         Http shop/mixed rule 7 ``
           match ^ /part
           to shop/reviews:80 weight 1
-          to shop/canary:80 weight 1 INVALID spec.rules[7].backendRefs[1].filters[0].type: RequestMirror is not served by this version of Weir, and is never skipped: its requests get 500
+          to shop/canary:80 weight 1 INVALID spec.rules[7].backendRefs[1].filters[0].type: ExternalAuth is not served by this version of Weir, and is never skipped: its requests get 500
         Http shop/mixed rule 8 ``
           match ^ /sticky
           to shop/reviews:80 weight 1
@@ -353,7 +366,7 @@ fn what_is_not_served_spoils_its_rule_and_no_other() {
     HTTPRoute shop/mixed to shop/reviews#http
       Accepted=True Accepted @3: served to every client of Service shop/reviews on port 80
       ResolvedRefs=True ResolvedRefs @3: every backend is a Service that exists
-      PartiallyInvalid=True UnsupportedValue @3: Dropped Rule: 9 of 10 rules cannot be honoured, or not in all parts: spec.rules[0].filters[0].type: RequestMirror is not served by this version of Weir, and is never skipped: its requests get 500; spec.rules[1].filters[0].type: ExternalAuth is not served by this version of Weir, and is never skipped: its requests get 500; spec.rules[2].filters[0].type: ExtensionRef is not served by this version of Weir, and is never skipped: its requests get 500; spec.rules[3].filters[0].type: `FromTheFuture` is not a type of filter; spec.rules[4].matches[0].path.type: expected Exact, PathPrefix or RegularExpression, found `Glob`; spec.rules[5].matches[0].path.value: `([` is not a regular expression (RE2): unclosed character class; spec.rules[6].filters: RequestRedirect and URLRewrite cannot be used together; spec.rules[7].backendRefs[1].filters[0].type: RequestMirror is not served by this version of Weir, and is never skipped: its requests get 500; and 1 more
+      PartiallyInvalid=True UnsupportedValue @3: Dropped Rule: 9 of 10 rules cannot be honoured, or not in all parts: spec.rules[0].filters[0].type: ExternalAuth is not served by this version of Weir, and is never skipped: its requests get 500; spec.rules[1].filters[0].type: ExternalAuth is not served by this version of Weir, and is never skipped: its requests get 500; spec.rules[2].filters[0].type: ExtensionRef is not served by this version of Weir, and is never skipped: its requests get 500; spec.rules[3].filters[0].type: `FromTheFuture` is not a type of filter; spec.rules[4].matches[0].path.type: expected Exact, PathPrefix or RegularExpression, found `Glob`; spec.rules[5].matches[0].path.value: `([` is not a regular expression (RE2): unclosed character class; spec.rules[6].filters: RequestRedirect and URLRewrite cannot be used together; spec.rules[7].backendRefs[1].filters[0].type: ExternalAuth is not served by this version of Weir, and is never skipped: its requests get 500; and 1 more
     "#);
 }
 
@@ -522,7 +535,7 @@ fn a_grpc_route_takes_the_port_from_http_routes() {
     "#);
     assert_snapshot!(show_status(&index), @r#"
     HTTPRoute shop/http to shop/canary
-      Accepted=False Conflicted @3: a GRPCRoute has port 80 of Service shop/canary
+      Accepted=False Conflicted @3: GRPCRoute shop/grpc has port 80 of Service shop/canary
       ResolvedRefs=True ResolvedRefs @3: every backend is a Service that exists
     GRPCRoute shop/grpc to shop/canary
       Accepted=True Accepted @3: served to every client of Service shop/canary on port 80

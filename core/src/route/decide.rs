@@ -12,6 +12,7 @@ use super::filter::{RequestContext, RequestOutcome, Unapplicable, apply_request,
 use super::model::{Filter, HttpRule, WeightedBackend};
 use super::split;
 use super::table::{Found, RouteTable};
+use crate::reason::Reason;
 
 /// What becomes of a request for a service that has routes.
 #[derive(Debug)]
@@ -59,16 +60,28 @@ pub enum Decision<'t> {
 /// Why routes do not let a request through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// No rule matches: 404.
+    /// No rule matches.
     NoRoute,
-    /// The rule cannot be honoured: 500.
+    /// The rule cannot be honoured.
     InvalidRule(Arc<str>),
-    /// A filter cannot be applied to this request: 500.
+    /// A filter cannot be applied to this request.
     Filter(Unapplicable),
-    /// The rule has no backend with a weight above 0: 500.
+    /// The rule has no backend with a weight above 0.
     NoBackend,
-    /// The share of a backend that does not exist: 500.
+    /// The share of a backend that does not exist.
     InvalidBackend(Arc<str>),
+}
+
+impl Refusal {
+    /// The reason that the answer names.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::NoRoute => Reason::NoRoute,
+            Self::InvalidRule(_) | Self::Filter(_) => Reason::InvalidRoute,
+            Self::NoBackend | Self::InvalidBackend(_) => Reason::InvalidBackend,
+        }
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -141,6 +154,7 @@ mod tests {
             created_seconds: 0,
             matches: vec![HttpMatch { path: PathMatch::Prefix(prefix.into()), ..HttpMatch::default() }],
             filters: vec![],
+            mirrors: vec![],
             backends: vec![backend("shop/good:80", 1)],
             timeouts: Timeouts::default(),
             retry: None,
@@ -149,7 +163,7 @@ mod tests {
     }
 
     fn backend(name: &str, weight: u32) -> WeightedBackend {
-        WeightedBackend { backend: name.parse().unwrap(), weight, filters: vec![], invalid: None }
+        WeightedBackend { backend: name.parse().unwrap(), weight, filters: vec![], mirrors: vec![], invalid: None }
     }
 
     fn set(name: &'static str) -> Filter {

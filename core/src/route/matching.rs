@@ -49,7 +49,7 @@ pub(super) fn prefix_key(prefix: &str) -> &str {
     prefix.strip_suffix('/').unwrap_or(prefix)
 }
 
-fn header_matches(wanted: &HeaderMatch, headers: &HeaderMap) -> bool {
+pub(super) fn header_matches(wanted: &HeaderMatch, headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(&wanted.name) else { return false };
     match &wanted.value {
         ValueMatch::Exact(text) => text.as_bytes() == value.as_bytes(),
@@ -57,7 +57,7 @@ fn header_matches(wanted: &HeaderMatch, headers: &HeaderMap) -> bool {
     }
 }
 
-fn parameter_matches(wanted: &QueryMatch, query: &str) -> bool {
+pub(super) fn parameter_matches(wanted: &QueryMatch, query: &str) -> bool {
     let Some(raw) = first_parameter(query, &wanted.name) else { return false };
     match &wanted.value {
         ValueMatch::Exact(text) => decodes_to(raw, text),

@@ -5,12 +5,17 @@
 //! derived comparison: see [`precedence`].
 
 pub mod decide;
+pub mod explain;
 pub mod filter;
 pub mod matching;
+pub mod mirror;
 pub mod model;
 pub mod precedence;
 pub mod split;
+pub mod stream;
 pub mod table;
 
+pub use mirror::{Mirror, Share};
 pub use model::*;
+pub use stream::{HostPattern, StreamRule, StreamTable};
 pub use table::{Found, RouteTable};

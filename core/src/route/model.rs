@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::filter::cors::Cors;
+use super::mirror::Mirror;
 use crate::names::{BackendRef, Label, ObjectName};
 
 /// Which kind of route an object is.
@@ -17,6 +18,33 @@ pub enum RouteKind {
     Http,
     /// `GRPCRoute`.
     Grpc,
+    /// `TLSRoute`.
+    Tls,
+    /// `TCPRoute`.
+    Tcp,
+}
+
+impl RouteKind {
+    /// All of them. Where several kinds are attached to one port, the first of these has it (GEP-1294 and the Gateway API's
+    /// order: the most specific protocol wins).
+    pub const BY_PRECEDENCE: [Self; 4] = [Self::Grpc, Self::Http, Self::Tls, Self::Tcp];
+
+    /// The kind as Kubernetes writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "HTTPRoute",
+            Self::Grpc => "GRPCRoute",
+            Self::Tls => "TLSRoute",
+            Self::Tcp => "TCPRoute",
+        }
+    }
+
+    /// Whether requests are routed one by one, not connections.
+    #[must_use]
+    pub const fn routes_requests(self) -> bool {
+        matches!(self, Self::Http | Self::Grpc)
+    }
 }
 
 /// Names a route object.
@@ -51,6 +79,8 @@ pub struct HttpRule {
     pub matches: Vec<HttpMatch>,
     /// Applied in this order.
     pub filters: Vec<Filter>,
+    /// Who gets copies of its requests, as the filters have changed them.
+    pub mirrors: Vec<Mirror>,
     /// Who gets its requests.
     pub backends: Vec<WeightedBackend>,
     /// How long a request may take.
@@ -242,6 +272,8 @@ pub struct WeightedBackend {
     pub weight: u32,
     /// Applied after the rule's own.
     pub filters: Vec<Filter>,
+    /// Who gets copies of its share, beside the rule's mirrors.
+    pub mirrors: Vec<Mirror>,
     /// Set when the reference is invalid: its share is answered with 500 and this reason.
     pub invalid: Option<Arc<str>>,
 }

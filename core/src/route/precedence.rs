@@ -84,6 +84,7 @@ mod tests {
             created_seconds,
             matches: Vec::new(),
             filters: Vec::new(),
+            mirrors: Vec::new(),
             backends: Vec::new(),
             timeouts: Timeouts::default(),
             retry: None,

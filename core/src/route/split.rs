@@ -34,6 +34,7 @@ mod tests {
             backend: "shop/reviews:80".parse().unwrap(),
             weight: *weight,
             filters: Vec::new(),
+            mirrors: Vec::new(),
             invalid: None,
         };
         weights.iter().map(backend).collect()

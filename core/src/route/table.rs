@@ -194,6 +194,7 @@ mod tests {
             created_seconds: 0,
             matches,
             filters: Vec::new(),
+            mirrors: Vec::new(),
             backends: Vec::new(),
             timeouts: Timeouts::default(),
             retry: None,

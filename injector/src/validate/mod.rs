@@ -25,7 +25,9 @@ pub fn judge(request: &Request) -> Answer {
         return Answer::allow();
     }
     match (request.kind.group.as_str(), request.kind.kind.as_str()) {
-        (GATEWAY_GROUP, "HTTPRoute" | "GRPCRoute") => Answer::allow().with_warnings(route::warnings(request)),
+        (GATEWAY_GROUP, "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute") => {
+            Answer::allow().with_warnings(route::warnings(request))
+        }
         (OWN_GROUP, _) => own(&decode(&named(request))),
         ("", "Namespace") => Answer::allow().with_warnings(objects::namespace(request)),
         ("", "Service") => Answer::allow().with_warnings(objects::service(request)),

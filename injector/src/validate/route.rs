@@ -69,6 +69,12 @@ fn of_rule(rule: &Rule) -> Vec<String> {
         let why = backend.wrong_kind.as_ref()?;
         Some(format!("weir: {}: {why} (its share gets 500)", backend.field))
     });
+    let mirrors = rule.mirrors.iter().chain(rule.backends.iter().flat_map(|backend| &backend.mirrors));
+    let mirrors_of_another_kind = mirrors.filter_map(|mirror| {
+        let why = mirror.to.wrong_kind.as_ref()?;
+        Some(format!("weir: {}: {why} (nothing is mirrored)", mirror.to.field))
+    });
+    let of_another_kind = of_another_kind.chain(mirrors_of_another_kind);
     let mut warnings: Vec<String> = of_another_kind.collect();
     let redirects = rule.filters.iter().any(|filter| matches!(filter, Filter::Redirect(_)));
     if redirects || rule.invalid.is_some() {

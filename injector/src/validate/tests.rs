@@ -45,10 +45,10 @@ fn a_good_route_is_let_through_without_a_word() {
 
 #[test]
 fn what_weir_does_not_serve_is_said() {
-    let mirror = json!([{"filters": [{"type": "RequestMirror", "requestMirror": {}}], "backendRefs": [backend(1)]}]);
+    let authorizer = json!([{"filters": [{"type": "ExternalAuth", "externalAuth": {}}], "backendRefs": [backend(1)]}]);
     assert_eq!(
-        rules(&mirror),
-        ["weir: spec.rules[0].filters[0].type: RequestMirror is not served by this version of Weir, and is never skipped: its \
+        rules(&authorizer),
+        ["weir: spec.rules[0].filters[0].type: ExternalAuth is not served by this version of Weir, and is never skipped: its \
           requests get 500"]
     );
     let path = json!([{"matches": [{"path": {"type": "Glob", "value": "/*"}}], "backendRefs": [backend(1)]}]);

@@ -1,8 +1,10 @@
 //! backendRefs.
 
+use std::sync::Arc;
+
 use weir_core::names::{BackendRef, Label, ServiceRef};
 
-use super::filter::{Place, filters};
+use super::filter::{Filters, Place, filters};
 use super::{Problems, RouteBackend};
 use crate::{BackendRefSpec, FieldPath, excerpt};
 
@@ -28,7 +30,7 @@ fn backend(
     problems: &mut Problems,
 ) -> RouteBackend {
     let mark = problems.mark();
-    let filters = filters(&spec.filters, place, &field.key("filters"), problems);
+    let Filters { filters, mirrors } = filters(&spec.filters, own_namespace, place, &field.key("filters"), problems);
     let weight = match u32::try_from(spec.weight.unwrap_or(1)) {
         Ok(weight) if weight <= MAX_WEIGHT => weight,
         _ => {
@@ -36,6 +38,24 @@ fn backend(
             0
         }
     };
+    let (backend, wrong_kind) = target(spec, own_namespace, field, problems);
+    RouteBackend { field: field.clone(), backend, weight, filters, mirrors, wrong_kind, invalid: problems.since(mark) }
+}
+
+/// A backend that only gets copies of requests.
+pub(super) fn mirror(spec: &BackendRefSpec, own_namespace: &Label, field: &FieldPath, problems: &mut Problems) -> RouteBackend {
+    let (backend, wrong_kind) = target(spec, own_namespace, field, problems);
+    let (filters, mirrors) = (Vec::new(), Vec::new());
+    RouteBackend { field: field.clone(), backend, weight: 1, filters, mirrors, wrong_kind, invalid: None }
+}
+
+/// What is referred to, or a stand-in and why it is of the wrong kind.
+fn target(
+    spec: &BackendRefSpec,
+    own_namespace: &Label,
+    field: &FieldPath,
+    problems: &mut Problems,
+) -> (BackendRef, Option<Arc<str>>) {
     let wrong_kind = match (spec.group.as_deref().unwrap_or_default(), spec.kind.as_deref().unwrap_or("Service")) {
         ("" | "core", "Service") => None,
         (group, kind) => {
@@ -44,14 +64,7 @@ fn backend(
         }
     };
     let backend = if wrong_kind.is_none() { reference(spec, own_namespace, field, problems) } else { None };
-    RouteBackend {
-        field: field.clone(),
-        backend: backend.unwrap_or_else(|| stand_in(own_namespace)),
-        weight,
-        filters,
-        wrong_kind: wrong_kind.map(Into::into),
-        invalid: problems.since(mark),
-    }
+    (backend.unwrap_or_else(|| stand_in(own_namespace)), wrong_kind.map(Into::into))
 }
 
 fn reference(spec: &BackendRefSpec, own_namespace: &Label, field: &FieldPath, problems: &mut Problems) -> Option<BackendRef> {

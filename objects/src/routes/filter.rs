@@ -1,12 +1,14 @@
 //! Filters of rules and of backends.
 
 use http::{HeaderName, HeaderValue, StatusCode};
+use weir_core::names::Label;
 use weir_core::route::filter::cors::{Cors, Names, OriginPattern};
-use weir_core::route::{Filter, HeaderChanges, PathChange, Redirect, Rewrite};
+use weir_core::route::{Filter, HeaderChanges, PathChange, Redirect, Rewrite, Share};
 
-use super::Problems;
+use super::{Problems, RouteMirror};
 use crate::{
-    CorsSpec, FieldPath, GatewayFilter, HeaderFilterSpec, HeaderSpec, PathModifierSpec, RedirectSpec, RewriteSpec, excerpt,
+    CorsSpec, FieldPath, GatewayFilter, HeaderFilterSpec, HeaderSpec, MirrorSpec, PathModifierSpec, RedirectSpec, RewriteSpec,
+    excerpt,
 };
 
 /// Where filters stand; not every filter may stand everywhere.
@@ -18,12 +20,36 @@ pub(super) enum Place {
     HttpBackend { prefixes_only: bool },
     /// In a rule or a backendRef of a GRPCRoute.
     Grpc,
+    /// In a backendRef of a TLSRoute or a TCPRoute, which knows none.
+    Stream,
+}
+
+/// What filters ask for.
+#[derive(Debug, Default)]
+pub(super) struct Filters {
+    /// What changes requests and answers, in order.
+    pub(super) filters: Vec<Filter>,
+    /// Who gets copies.
+    pub(super) mirrors: Vec<RouteMirror>,
 }
 
 /// The filters. What cannot be honoured is among the problems, and then none of the rule's requests may be served without it.
-pub(super) fn filters(specs: &[GatewayFilter], place: Place, field: &FieldPath, problems: &mut Problems) -> Vec<Filter> {
-    let each = specs.iter().enumerate();
-    let filters: Vec<Filter> = each.filter_map(|(i, spec)| filter(spec, place, &field.index(i), problems)).collect();
+pub(super) fn filters(
+    specs: &[GatewayFilter],
+    own_namespace: &Label,
+    place: Place,
+    field: &FieldPath,
+    problems: &mut Problems,
+) -> Filters {
+    let (mut filters, mut mirrors) = (Vec::new(), Vec::new());
+    for (i, spec) in specs.iter().enumerate() {
+        let field = field.index(i);
+        if spec.kind == "RequestMirror" && place != Place::Stream {
+            mirrors.extend(mirror(spec, own_namespace, &field, problems));
+        } else {
+            filters.extend(filter(spec, place, &field, problems));
+        }
+    }
     let count = |wanted: fn(&Filter) -> bool| filters.iter().filter(|it| wanted(it)).count();
     let redirects = count(|it| matches!(it, Filter::Redirect(_)));
     let rewrites = count(|it| matches!(it, Filter::Rewrite(_)));
@@ -44,15 +70,19 @@ pub(super) fn filters(specs: &[GatewayFilter], place: Place, field: &FieldPath, 
             problems.incompatible(field.clone(), format!("{name} may be used once, and is used {times} times"));
         }
     }
-    filters
+    Filters { filters, mirrors }
 }
 
 fn filter(spec: &GatewayFilter, place: Place, field: &FieldPath, problems: &mut Problems) -> Option<Filter> {
     let prefixes_only = match place {
         Place::HttpRule { prefixes_only } | Place::HttpBackend { prefixes_only } => prefixes_only,
-        Place::Grpc => false,
+        Place::Grpc | Place::Stream => false,
     };
     match (spec.kind.as_str(), place) {
+        (_, Place::Stream) => {
+            problems.unsupported(field.clone(), "a route for connections has no filters");
+            None
+        }
         ("RequestHeaderModifier", _) => {
             let inner = field.key("requestHeaderModifier");
             given(spec.request_header_modifier.as_ref(), &inner, problems)
@@ -84,7 +114,7 @@ fn filter(spec: &GatewayFilter, place: Place, field: &FieldPath, problems: &mut 
             problems.unsupported(field.key("type"), format!("{} cannot stand here", spec.kind));
             None
         }
-        ("RequestMirror" | "ExternalAuth" | "ExtensionRef", _) => {
+        ("ExternalAuth" | "ExtensionRef", _) => {
             let message =
                 format!("{} is not served by this version of Weir, and is never skipped: its requests get 500", spec.kind);
             problems.unsupported(field.key("type"), message);
@@ -95,6 +125,37 @@ fn filter(spec: &GatewayFilter, place: Place, field: &FieldPath, problems: &mut 
             None
         }
     }
+}
+
+fn mirror(spec: &GatewayFilter, own_namespace: &Label, field: &FieldPath, problems: &mut Problems) -> Option<RouteMirror> {
+    let field = field.key("requestMirror");
+    let spec = given(spec.request_mirror.as_ref(), &field, problems)?;
+    let share = share(spec, &field, problems);
+    let Some(backend) = &spec.backend_ref else {
+        problems.malformed(field.key("backendRef"), "is missing: a mirror names the Service that gets the copies");
+        return None;
+    };
+    Some(RouteMirror { to: super::backend::mirror(backend, own_namespace, &field.key("backendRef"), problems), share: share? })
+}
+
+fn share(spec: &MirrorSpec, field: &FieldPath, problems: &mut Problems) -> Option<Share> {
+    let (field, numerator, denominator) = match (&spec.percent, &spec.fraction) {
+        (None, None) => return Some(Share::ALL),
+        (Some(percent), None) => (field.key("percent"), *percent, 100),
+        (None, Some(fraction)) => {
+            (field.key("fraction"), fraction.numerator.unwrap_or_default(), fraction.denominator.unwrap_or(100))
+        }
+        (Some(_), Some(_)) => {
+            problems.malformed(field.key("percent"), "`percent` and `fraction` cannot both be given");
+            return None;
+        }
+    };
+    let share = u32::try_from(numerator).ok().zip(u32::try_from(denominator).ok());
+    let share = share.and_then(|(numerator, denominator)| Share::new(numerator, denominator).ok());
+    if share.is_none() {
+        problems.malformed(field, format!("expected a part from 0 to all, found {numerator} of {denominator}"));
+    }
+    share
 }
 
 fn given<'a, T>(spec: Option<&'a T>, field: &FieldPath, problems: &mut Problems) -> Option<&'a T> {

@@ -3,7 +3,7 @@
 use weir_core::names::Label;
 use weir_core::route::{RouteKind, Timeouts};
 
-use super::filter::{Place, filters};
+use super::filter::{Filters, Place, filters};
 use super::{Problems, Route, Rule, assemble, backend, matching};
 use crate::{FieldPath, GrpcRouteSpec, GrpcRuleSpec, Problem, RouteMetadata};
 
@@ -31,12 +31,12 @@ fn rule(index: usize, spec: &GrpcRuleSpec, own_namespace: &Label, problems: &mut
     if matches.is_empty() && !spec.matches.is_empty() {
         return None;
     }
-    let filters = filters(&spec.filters, Place::Grpc, &field.key("filters"), problems);
+    let Filters { filters, mirrors } = filters(&spec.filters, own_namespace, Place::Grpc, &field.key("filters"), problems);
     if spec.session_persistence.is_some() {
         problems.unsupported(field.key("sessionPersistence"), "is not served by this version of Weir");
     }
     let invalid = problems.since(mark);
     let backends = backend::backends(&spec.backend_refs, own_namespace, Place::Grpc, &field.key("backendRefs"), problems);
     let name = spec.name.as_deref().unwrap_or_default().into();
-    Some(Rule { index, name, matches, filters, backends, timeouts: Timeouts::default(), retry: None, invalid })
+    Some(Rule { index, name, matches, filters, mirrors, backends, timeouts: Timeouts::default(), retry: None, invalid })
 }

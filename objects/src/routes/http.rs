@@ -6,7 +6,7 @@ use http::StatusCode;
 use weir_core::names::Label;
 use weir_core::route::{Filter, PathMatch, RetryPolicy, RouteKind, Timeouts};
 
-use super::filter::{Place, filters};
+use super::filter::{Filters, Place, filters};
 use super::{Problems, Route, Rule, assemble, backend, duration, matching};
 use crate::{FieldPath, HttpRouteSpec, HttpRuleSpec, Problem, RetrySpec, RouteMetadata, TimeoutsSpec};
 
@@ -42,7 +42,8 @@ fn rule(index: usize, spec: &HttpRuleSpec, own_namespace: &Label, problems: &mut
         return None;
     }
     let prefixes_only = matches.iter().all(|it| matches!(it.path, PathMatch::Prefix(_)));
-    let filters = filters(&spec.filters, Place::HttpRule { prefixes_only }, &field.key("filters"), problems);
+    let Filters { filters, mirrors } =
+        filters(&spec.filters, own_namespace, Place::HttpRule { prefixes_only }, &field.key("filters"), problems);
     if filters.iter().any(|it| matches!(it, Filter::Redirect(_))) && !spec.backend_refs.is_empty() {
         let message = "a rule with RequestRedirect answers by itself and cannot have backendRefs";
         problems.incompatible(field.key("backendRefs"), message);
@@ -56,7 +57,7 @@ fn rule(index: usize, spec: &HttpRuleSpec, own_namespace: &Label, problems: &mut
     let place = Place::HttpBackend { prefixes_only };
     let backends = backend::backends(&spec.backend_refs, own_namespace, place, &field.key("backendRefs"), problems);
     let name = spec.name.as_deref().unwrap_or_default().into();
-    Some(Rule { index, name, matches, filters, backends, timeouts, retry, invalid })
+    Some(Rule { index, name, matches, filters, mirrors, backends, timeouts, retry, invalid })
 }
 
 /// `0s` means no limit (GEP-1742).

@@ -11,15 +11,17 @@ mod grpc;
 mod http;
 mod matching;
 mod parent;
+mod stream;
 
 use std::sync::Arc;
 
 use weir_core::names::BackendRef;
-use weir_core::route::{Filter, HttpMatch, RetryPolicy, RouteKind, RouteRef, Timeouts};
+use weir_core::route::{Filter, HostPattern, HttpMatch, RetryPolicy, RouteKind, RouteRef, Share, Timeouts};
 
 pub use grpc::grpc;
 pub use http::http;
 pub use parent::{Parent, parent_text};
+pub use stream::{tcp, tls};
 
 use crate::{FieldPath, Kind, ObjectKey, ParentRefSpec, Problem};
 
@@ -34,6 +36,8 @@ pub struct Route {
     pub generation: i64,
     /// The Services that it is attached to.
     pub parents: Vec<Parent>,
+    /// The names that a TLSRoute is for; of the others none.
+    pub hostnames: Vec<HostPattern>,
     /// Its rules, without those that can match nothing.
     pub rules: Vec<Rule>,
     /// How many rules were written.
@@ -53,6 +57,8 @@ pub struct Rule {
     pub matches: Vec<HttpMatch>,
     /// Applied in this order.
     pub filters: Vec<Filter>,
+    /// Who gets copies of its requests.
+    pub mirrors: Vec<RouteMirror>,
     /// Who gets its requests.
     pub backends: Vec<RouteBackend>,
     /// How long a request may take.
@@ -74,10 +80,29 @@ pub struct RouteBackend {
     pub weight: u32,
     /// Applied after the rule's own.
     pub filters: Vec<Filter>,
+    /// Who gets copies of its share, beside the rule's mirrors.
+    pub mirrors: Vec<RouteMirror>,
     /// The reference is to something that is not a Service: why.
     pub wrong_kind: Option<Arc<str>>,
     /// The backend cannot be used as it is written: why.
     pub invalid: Option<Arc<str>>,
+}
+
+impl Rule {
+    /// Everything that it refers to: backends, and mirrors of the rule and of its backends.
+    pub fn references(&self) -> impl Iterator<Item = &RouteBackend> {
+        let mirrors = self.mirrors.iter().chain(self.backends.iter().flat_map(|backend| &backend.mirrors));
+        self.backends.iter().chain(mirrors.map(|mirror| &mirror.to))
+    }
+}
+
+/// A backend that gets copies of requests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteMirror {
+    /// Who gets them. Its weight means nothing, and it has neither filters nor mirrors.
+    pub to: RouteBackend,
+    /// How many.
+    pub share: Share,
 }
 
 /// Why something in a route is not honoured, in the words of the Gateway API.
@@ -150,8 +175,16 @@ pub fn object_key(route: &RouteRef) -> ObjectKey {
     let kind = match route.kind {
         RouteKind::Http => Kind::HttpRoute,
         RouteKind::Grpc => Kind::GrpcRoute,
+        RouteKind::Tls => Kind::TlsRoute,
+        RouteKind::Tcp => Kind::TcpRoute,
     };
     ObjectKey { kind, namespace: route.namespace.as_str().into(), name: route.name.as_str().into() }
+}
+
+/// The route that an object's key names. `None`: it is no route's, or cannot be one.
+#[must_use]
+pub fn route_key(key: &ObjectKey) -> Option<RouteRef> {
+    Some(RouteRef { kind: key.kind.route()?, namespace: key.namespace.parse().ok()?, name: key.name.parse().ok()? })
 }
 
 /// How a route is put together, whichever kind it is.
@@ -175,6 +208,7 @@ fn assemble(
         created_seconds: metadata.created_seconds,
         generation: metadata.generation,
         parents,
+        hostnames: Vec::new(),
         rules,
         rules_written,
         problems: partial,

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use weir_core::authz::MtlsMode;
 use weir_core::route::filter::cors::Names;
 use weir_core::route::{
-    Filter, HeaderChanges, HttpMatch, HttpRule, PathChange, PathMatch, RouteKind, ValueMatch, WeightedBackend,
+    Filter, HeaderChanges, HttpMatch, HttpRule, Mirror, PathChange, PathMatch, StreamRule, ValueMatch, WeightedBackend,
 };
 use weir_core::snapshot::{AddressTarget, Endpoint, Inbound, Known, Protocol, ResourceName, Service, Snapshot};
 
@@ -51,16 +51,15 @@ fn resources(snapshot: &Snapshot) -> Map<String, Value> {
 fn service(service: &Service) -> Value {
     let ports = service.ports.iter().map(|(number, port)| {
         let rules = port.routes.as_ref().map(|table| table.rules().iter().map(rule).collect::<Vec<_>>());
+        let streams = port.streams.as_ref().map(|table| table.rules().iter().map(stream_rule).collect::<Vec<_>>());
+        let rules = rules.or(streams);
         json!({ "port": number, "name": &*port.name, "protocol": protocol(port.protocol), "rules": rules })
     });
     json!({ "addresses": service.addresses, "ports": ports.collect::<Vec<_>>() })
 }
 
 fn rule(rule: &HttpRule) -> Value {
-    let kind = match rule.route.kind {
-        RouteKind::Http => "HTTPRoute",
-        RouteKind::Grpc => "GRPCRoute",
-    };
+    let kind = rule.route.kind.as_str();
     let retry = rule.retry.as_ref().map(|retry| {
         let codes: Vec<u16> = retry.codes.iter().map(|code| code.as_u16()).collect();
         json!({ "codes": codes, "attempts": retry.attempts, "backoffSeconds": retry.backoff.as_secs_f64() })
@@ -76,12 +75,27 @@ fn rule(rule: &HttpRule) -> Value {
     show("name", json!(&*rule.name));
     show("matches", rule.matches.iter().map(http_match).collect());
     show("filters", rule.filters.iter().map(filter).collect());
+    show("mirrors", rule.mirrors.iter().map(mirror).collect());
     show("backends", rule.backends.iter().map(backend).collect());
     show("requestTimeoutSeconds", json!(rule.timeouts.request.map(|it| it.as_secs_f64())));
     show("backendRequestTimeoutSeconds", json!(rule.timeouts.backend_request.map(|it| it.as_secs_f64())));
     show("retry", json!(retry));
     show("invalid", json!(rule.invalid.as_deref()));
     Value::Object(shown)
+}
+
+fn stream_rule(rule: &StreamRule) -> Value {
+    let hostnames: Vec<String> = rule.hostnames.iter().map(ToString::to_string).collect();
+    json!({
+        "route": format!("{} {} rule {}", rule.route.kind.as_str(), rule.route, rule.index),
+        "name": &*rule.name,
+        "hostnames": hostnames,
+        "backends": rule.backends.iter().map(backend).collect::<Vec<_>>(),
+    })
+}
+
+fn mirror(one: &Mirror) -> Value {
+    json!({ "backend": one.backend.to_string(), "share": one.share.to_string() })
 }
 
 fn http_match(one: &HttpMatch) -> Value {
@@ -150,7 +164,14 @@ fn path_change(change: &PathChange) -> String {
 
 fn backend(one: &WeightedBackend) -> Value {
     let filters: Vec<Value> = one.filters.iter().map(filter).collect();
-    json!({ "backend": one.backend.to_string(), "weight": one.weight, "filters": filters, "invalid": one.invalid.as_deref() })
+    let mirrors: Vec<Value> = one.mirrors.iter().map(mirror).collect();
+    json!({
+        "backend": one.backend.to_string(),
+        "weight": one.weight,
+        "filters": filters,
+        "mirrors": mirrors,
+        "invalid": one.invalid.as_deref(),
+    })
 }
 
 fn endpoint(endpoint: &Endpoint) -> Value {

@@ -165,10 +165,12 @@ fn service(wire: &v1::Service) -> Result<Service, Invalid> {
 fn service_port(wire: &v1::ServicePort) -> Result<(u16, ServicePort), Invalid> {
     let routes = wire.http_routes.as_ref().map(|routes| each("rules", &routes.rules, rules::rule));
     let routes = routes.transpose().map_err(|e| e.under("http_routes"))?;
+    let streams = wire.stream_routes.as_ref().map(rules::streams);
     let decoded = ServicePort {
         name: wire.name.as_str().into(),
         protocol: protocol(wire.protocol)?,
         routes: routes.map(|rules| Arc::new(RouteTable::new(rules))),
+        streams: streams.map(|it| it.map(Arc::new).map_err(|e| e.under("stream_routes"))).transpose()?,
     };
     Ok((port("port", wire.port)?, decoded))
 }

@@ -30,6 +30,7 @@ use crate::fault::{Fault, Hop, Reason};
 use crate::http;
 use crate::io::coalesce::Coalesced;
 use crate::io::copy::copy_both;
+use crate::io::farewell;
 use crate::io::prefixed::Prefixed;
 use crate::listen;
 use crate::metrics::Labels;
@@ -218,7 +219,7 @@ where
         let stream = Prefixed::new(first, stream);
         let handler = handler(&caller);
         let ended = match spoken {
-            Spoken::Http1 => http::serve_http1(stream, drain, handler).await,
+            Spoken::Http1 => http::serve_http1(stream, Hop::Inbound, drain, handler).await,
             Spoken::Http2 | Spoken::Mesh | Spoken::Other => http::serve_http2(Coalesced::new(stream), drain, handler).await,
         };
         if let Err(error) = ended {
@@ -231,7 +232,9 @@ where
     }
     if protocol.is_http() && !first.starts_with(&[TLS_HANDSHAKE]) {
         let detail = "the first bytes are no HTTP request, and the port is said to speak HTTP";
-        return caller.close(&Fault::new(Reason::NotHttp, detail));
+        let fault = Fault::new(Reason::NotHttp, detail);
+        caller.close(&fault);
+        return farewell::refuse(stream, Hop::Inbound, &fault).await;
     }
     tunnel(&caller, &mut Prefixed::new(first, stream)).await;
 }

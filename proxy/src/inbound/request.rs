@@ -15,7 +15,7 @@ use super::{Caller, upgrade};
 use crate::body::{Body, ReplayBody, RequestBody};
 use crate::exchange::{Exchange, LabelsRef, Series, Tracked};
 use crate::fault::{Fault, Hop, Reason, WEIR_ERROR, is_grpc};
-use crate::http::{WEIR_CLIENT_ID, strip_hop_by_hop, upgrade_token};
+use crate::http::{WEIR_CLIENT_ID, named_host, strip_hop_by_hop, upgrade_token};
 use crate::metrics::Labels;
 use crate::pool::{Answer, SendError, WEIR_PROTO, WEIR_STATUS, Wire};
 use crate::worker::MAX_IN_FLIGHT;
@@ -32,11 +32,11 @@ pub(super) fn serve(caller: Caller, request: Request<Incoming>) -> Serving {
     Box::pin(async move {
         let started = Instant::now();
         let grpc = is_grpc(request.headers());
-        let http10 = request.version() == Version::HTTP_10;
         let mut exchange = Some(begin(&caller, started, grpc));
         match admit(&caller, request, &mut exchange).await {
             Ok(mut response) => {
-                *response.version_mut() = if http10 { Version::HTTP_10 } else { Version::HTTP_11 };
+                // To a client of HTTP/1.0 hyper writes HTTP/1.0, and keeps the connection if that client asked for it.
+                *response.version_mut() = Version::HTTP_11;
                 response
             }
             Err(fault) => refuse(&caller, &fault, grpc, exchange),
@@ -106,6 +106,7 @@ fn is_from_http1(caller: &Caller, parts: &Parts) -> bool {
 /// Removes what is not the application's to see, adds who calls, and brings the target into absolute form.
 fn clean(caller: &Caller, parts: &mut Parts) -> Result<(), Fault> {
     strip_hop_by_hop(&mut parts.headers);
+    let host = named_host(parts)?;
     let headers = &mut parts.headers;
     headers.remove(&WEIR_PROTO);
     headers.remove(&WEIR_CLIENT_ID);
@@ -113,15 +114,12 @@ fn clean(caller: &Caller, parts: &mut Parts) -> Result<(), Fault> {
         headers.insert(WEIR_CLIENT_ID, id.clone());
     }
     let mut uri = std::mem::take(&mut parts.uri).into_parts();
-    if uri.authority.is_none() {
-        let authority = match headers.get(http::header::HOST) {
-            Some(host) => Authority::try_from(host.as_bytes()),
-            // HTTP/1.0 clients need not name a host (RFC 1945).
-            None => Authority::try_from(caller.port.app.address.to_string()),
-        };
-        let authority = authority.map_err(|_| Fault::new(Reason::BadRequest, "the Host header is not HOST or HOST:PORT"))?;
-        uri.authority = Some(authority);
-    }
+    uri.authority = match host {
+        Some(host) => Some(host),
+        // HTTP/1.0 clients need not name a host (RFC 1945); for others it is part of the request (RFC 9112, section 3.2).
+        None if parts.version != Version::HTTP_11 => Authority::try_from(caller.port.app.address.to_string()).ok(),
+        None => return Err(Fault::new(Reason::BadRequest, "the request names no host")),
+    };
     uri.scheme = Some(Scheme::HTTP);
     uri.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
     parts.uri = Uri::from_parts(uri)

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::ext::Protocol;
@@ -14,7 +14,7 @@ use super::request::{connection_labels, pass_on};
 use crate::body::{Body, RequestBody};
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Reason};
-use crate::http::strip_hop_by_hop;
+use crate::http::{offer_websocket_key, strip_hop_by_hop};
 use crate::io::upgraded;
 use crate::pool::{SendError, WEIR_STATUS, Wire};
 
@@ -60,6 +60,7 @@ pub(super) async fn run(
     parts.headers.remove(CONTENT_LENGTH);
     parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     parts.headers.insert(UPGRADE, token.clone());
+    let made_key = stream && offer_websocket_key(token.to_str().unwrap_or_default(), &mut parts.headers);
     let mut answered = loop {
         let request = Request::from_parts(parts.clone(), RequestBody::Empty);
         match caller.port.app.send(request, Wire::Http1).await {
@@ -83,6 +84,10 @@ pub(super) async fn run(
     parts.headers.remove(CONTENT_LENGTH);
     if stream {
         parts.status = StatusCode::OK;
+        if made_key {
+            // The answer to a key that the client did not send.
+            parts.headers.remove(SEC_WEBSOCKET_ACCEPT);
+        }
     } else {
         parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(UPGRADE, token);

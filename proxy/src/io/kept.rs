@@ -51,13 +51,16 @@ impl Reuse {
 pub(crate) struct Kept {
     inner: TcpStream,
     reuse: Reuse,
+    /// The server takes no more of the request. It may have answered before it closed, so that what it said is read before
+    /// the connection counts as broken; what is written meanwhile goes nowhere.
+    deaf: bool,
 }
 
 impl Kept {
     /// Keeps a connection; the first request needs no look.
     pub(crate) fn new(inner: TcpStream) -> (Self, Reuse) {
         let reuse = Reuse::default();
-        (Self { inner, reuse: reuse.clone() }, reuse)
+        (Self { inner, reuse: reuse.clone(), deaf: false }, reuse)
     }
 
     fn look(&self) -> io::Result<()> {
@@ -73,6 +76,18 @@ impl Kept {
     }
 }
 
+impl Kept {
+    fn heard(&mut self, written: Poll<io::Result<usize>>, whole: usize) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Err(error)) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                self.deaf = true;
+                Poll::Ready(Ok(whole))
+            }
+            written => written,
+        }
+    }
+}
+
 impl AsyncRead for Kept {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(cx, buf)
@@ -82,12 +97,21 @@ impl AsyncRead for Kept {
 impl AsyncWrite for Kept {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.look()?;
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        if self.deaf {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.heard(written, buf.len())
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.look()?;
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        let whole = bufs.iter().map(|buf| buf.len()).sum();
+        if self.deaf {
+            return Poll::Ready(Ok(whole));
+        }
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.heard(written, whole)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -127,6 +151,23 @@ mod tests {
             assert_eq!(kept.read_u8().await.unwrap(), b'b');
             reuse.begins();
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_from_a_server_that_takes_no_more() {
+        let (mut kept, _, mut server) = pair().await;
+        kept.write_all(b"POST").await.unwrap();
+        server.write_all(b"HTTP/1.1 413").await.unwrap();
+        server.shutdown().await.unwrap();
+        // With bytes unread, the close is a reset.
+        drop(server);
+        for _ in 0..100 {
+            kept.write_all(&[b'x'; 10_000]).await.unwrap();
+        }
+        let mut answer = [0; 12];
+        kept.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 413");
+        assert!(!matches!(kept.read(&mut answer).await, Ok(count) if count > 0), "and then it has ended");
     }
 
     #[tokio::test]

@@ -240,23 +240,8 @@ impl Attempts<'_> {
             ClientBody::Empty => RequestBody::Empty,
             ClientBody::Replay(replay) => RequestBody::Replay(replay.reader()),
         };
-        let mut request = Request::new(body);
-        *request.method_mut() = self.parts.method.clone();
-        *request.uri_mut() = self.parts.uri.clone();
-        *request.headers_mut() = self.parts.headers.clone();
-        request.headers_mut().remove(&WEIR_PROTO);
-        let wire = wire(self.client_http2, upstream.identity.is_some(), [self.route.protocol, endpoint_protocol]);
-        if upstream.identity.is_some() && !self.client_http2 {
-            request.headers_mut().insert(WEIR_PROTO, PROTO_HTTP1);
-        }
-        if upstream.own {
-            // What the inbound side would say, which this request does not pass.
-            let tls = self.worker.shared.tls.load();
-            let id = tls.as_ref().and_then(|it| HeaderValue::from_str(&it.credentials.identity.to_string()).ok());
-            if let Some(id) = id {
-                request.headers_mut().insert(WEIR_CLIENT_ID, id);
-            }
-        }
+        let protocols = [self.route.protocol, endpoint_protocol];
+        let (request, wire) = addressed(self.worker, &self.parts, body, upstream, self.client_http2, protocols);
         match &self.upgrade {
             Some(upgrade) => upgrade.offer(request, upstream.identity.is_some()),
             None => (request, wire),
@@ -323,6 +308,9 @@ impl Attempts<'_> {
                 Body::Empty
             }
             Some(mut exchange) => {
+                if let Some(upgrade) = &self.upgrade {
+                    upgrade.declined(&mut parts);
+                }
                 exchange.answered(parts.status, &parts.headers);
                 let tracked = Tracked::new(incoming, exchange, lease, pick.map(|pick| (pick, outcome)));
                 Body::Upstream(self.bounded(tracked))
@@ -341,6 +329,34 @@ impl Attempts<'_> {
             worker.shared.metrics.fault(Hop::Outbound, Reason::RequestTimeout);
         })
     }
+}
+
+/// The request as one endpoint gets it, and how it is written.
+pub(super) fn addressed(
+    worker: &Worker,
+    parts: &Parts,
+    body: RequestBody,
+    upstream: &Upstream,
+    client_http2: bool,
+    protocols: [Protocol; 2],
+) -> (Request<RequestBody>, Wire) {
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method.clone();
+    *request.uri_mut() = parts.uri.clone();
+    *request.headers_mut() = parts.headers.clone();
+    request.headers_mut().remove(&WEIR_PROTO);
+    if upstream.identity.is_some() && !client_http2 {
+        request.headers_mut().insert(WEIR_PROTO, PROTO_HTTP1);
+    }
+    if upstream.own {
+        // What the inbound side would say, which this request does not pass.
+        let tls = worker.shared.tls.load();
+        let id = tls.as_ref().and_then(|it| HeaderValue::from_str(&it.credentials.identity.to_string()).ok());
+        if let Some(id) = id {
+            request.headers_mut().insert(WEIR_CLIENT_ID, id);
+        }
+    }
+    (request, wire(client_http2, upstream.identity.is_some(), protocols))
 }
 
 /// How a request is written to its endpoint.

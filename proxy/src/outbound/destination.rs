@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_core::names::{BackendRef, Target};
+use weir_core::route::StreamTable;
 use weir_core::snapshot::{AddressTarget, Endpoint, Known, Service, ServicePort};
 
 use crate::fault::{Fault, Reason};
@@ -22,6 +23,16 @@ pub(crate) enum Destination {
     Workload(Endpoint),
     /// Outside the mesh: passed on as it is.
     Outside(SocketAddr),
+}
+
+impl Destination {
+    /// The routes for connections, where it is a service's port that has some.
+    pub(crate) fn streams(&self) -> Option<&StreamTable> {
+        match self {
+            Self::Service(service) => service.port()?.streams.as_deref(),
+            Self::Workload(_) | Self::Outside(_) => None,
+        }
+    }
 }
 
 /// A port of a service.

@@ -5,6 +5,7 @@
 
 mod attempt;
 mod destination;
+mod mirror;
 mod request;
 mod tunnel;
 mod upgrade;
@@ -20,9 +21,10 @@ use tokio::time::timeout;
 use weir_core::snapshot::Protocol;
 use weir_core::sniff::{MAX_SNIFF, Sniffed, sniff};
 
-use crate::fault::{Hop, Reason};
+use crate::fault::{Fault, Hop, Reason};
 use crate::http;
 use crate::io::coalesce::Coalesced;
+use crate::io::farewell;
 use crate::io::prefixed::Prefixed;
 use crate::listen;
 use crate::worker::{MAX_IN_FLIGHT, Worker};
@@ -149,7 +151,7 @@ async fn serve(worker: Rc<Worker>, stream: Prefixed<TcpStream>, spoken: Spoken, 
         Rc::new(move |request| request::serve(Rc::clone(&worker), Rc::clone(&mode), request))
     };
     let ended = match spoken {
-        Spoken::Http1 => http::serve_http1(stream, None, handler).await,
+        Spoken::Http1 => http::serve_http1(stream, Hop::Outbound, None, handler).await,
         Spoken::Http2 => http::serve_http2(Coalesced::new(stream), None, handler).await,
         Spoken::Other => {
             worker.shared.metrics.fault(Hop::Outbound, Reason::NotHttp);
@@ -158,7 +160,8 @@ async fn serve(worker: Rc<Worker>, stream: Prefixed<TcpStream>, spoken: Spoken, 
                 "connection closed: its first bytes are no HTTP request. For other protocols use CONNECT, or mark the service's port \
                  (appProtocol: tcp)"
             );
-            return;
+            let fault = Fault::new(Reason::NotHttp, "the first bytes are no HTTP request, and nothing else is spoken here");
+            return farewell::refuse(stream, Hop::Outbound, &fault).await;
         }
     };
     if let Err(error) = ended {
@@ -168,7 +171,9 @@ async fn serve(worker: Rc<Worker>, stream: Prefixed<TcpStream>, spoken: Spoken, 
 
 /// Connections break all day; only what a client did wrong is worth a count.
 pub(crate) fn note_end(worker: &Worker, hop: Hop, error: &hyper::Error) {
-    if error.is_parse() {
+    if error.is_parse_too_large() {
+        worker.shared.metrics.fault(hop, Reason::HeadersTooLarge);
+    } else if error.is_parse() {
         worker.shared.metrics.fault(hop, Reason::BadRequest);
     }
     tracing::debug!(hop = hop.as_str(), %error, "connection ended");

@@ -5,28 +5,29 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::HOST;
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
+use hyper::ext::Protocol as StreamProtocol;
 use weir_core::deadline::Deadline;
 use weir_core::names::{BackendRef, Identity, Target};
 use weir_core::route::decide::{Decision, Refusal, decide};
 use weir_core::route::filter::apply_response;
 use weir_core::route::filter::cors::Grant;
+use weir_core::route::mirror::chosen;
 use weir_core::route::{Found, HttpRule, RetryPolicy, RouteTable, Timeouts};
 use weir_core::snapshot::Protocol;
 
 use super::attempt::{self, Attempts, ClientBody};
 use super::destination::{self, Destination, ServiceDestination};
-use super::upgrade::Upgrade;
-use super::{Mode, tunnel};
+use super::upgrade::{self, Upgrade};
+use super::{Mode, mirror, tunnel};
 use crate::body::{Body, ReplayBody};
 use crate::cluster::Cluster;
 use crate::exchange::{Exchange, LabelsRef, Series, SeriesCache};
 use crate::fault::{Fault, Hop, Reason, is_grpc};
-use crate::http::{WEIR_CLIENT_ID, strip_hop_by_hop, upgrade_token};
+use crate::http::{WEIR_CLIENT_ID, named_host, strip_hop_by_hop, upgrade_token};
 use crate::metrics::Labels;
 use crate::worker::{MAX_IN_FLIGHT, Worker};
 
@@ -34,19 +35,19 @@ use crate::worker::{MAX_IN_FLIGHT, Worker};
 pub(super) async fn serve(worker: Rc<Worker>, mode: Rc<Mode>, request: Request<Incoming>) -> Response<Body> {
     let started = Instant::now();
     let grpc = is_grpc(request.headers());
-    let http10 = request.version() == Version::HTTP_10;
     let mut exchange = Some(Exchange::begin(started, grpc, worker.in_flight.enter()));
     let served = if worker.in_flight.count() > MAX_IN_FLIGHT {
         let detail = format!("{MAX_IN_FLIGHT} requests are under way in this worker already");
         Err(Fault::new(Reason::Overloaded, detail))
-    } else if request.method() == Method::CONNECT {
+    } else if request.method() == Method::CONNECT && request.extensions().get::<StreamProtocol>().is_none() {
         tunnel::connect(&worker, &mode, request, &mut exchange).await
     } else {
         forward(&worker, &mode, request, &mut exchange).await
     };
     match served {
         Ok(mut response) => {
-            *response.version_mut() = if http10 { Version::HTTP_10 } else { Version::HTTP_11 };
+            // To a client of HTTP/1.0 hyper writes HTTP/1.0, and keeps the connection if that client asked for it.
+            *response.version_mut() = Version::HTTP_11;
             response
         }
         Err(fault) => refuse(&worker, &fault, grpc, exchange),
@@ -90,7 +91,12 @@ async fn forward(
             (destination::find(worker, target).await?, authority)
         }
         Mode::Dialled(destination, dialled) => {
-            let authority = authority(&parts).or_else(|_| authority_of(&dialled.to_string()))?;
+            let authority = match named_host(&parts)? {
+                Some(authority) => authority,
+                // HTTP/1.0 clients need not name a host (RFC 1945); for others it is part of the request (RFC 9112, section 3.2).
+                None if parts.version != Version::HTTP_11 => authority_of(&dialled.to_string())?,
+                None => return Err(Fault::new(Reason::BadRequest, "the request names no host")),
+            };
             (destination.clone(), authority)
         }
     };
@@ -100,7 +106,7 @@ async fn forward(
     }
     absolute_form(&mut parts, authority)?;
     let client_http2 = parts.version == Version::HTTP_2;
-    let upgrade = if client_http2 { None } else { upgrade_token(&parts.headers) };
+    let upgrade = if client_http2 { upgrade::of_stream(&mut parts) } else { upgrade_token(&parts.headers) };
     let sent = Sent { client_http2, upgrade };
     match destination {
         Destination::Service(service) => to_service(worker, &service, parts, body, sent, exchange).await,
@@ -132,6 +138,8 @@ pub(super) struct Route {
     pub(super) protocol: Protocol,
     /// What the answer says to a browser of another origin.
     grant: Grant,
+    /// Who gets a copy.
+    pub(super) mirrors: Vec<Rc<Cluster>>,
 }
 
 /// Who gets a request.
@@ -144,7 +152,7 @@ pub(super) enum To {
 
 impl Route {
     fn direct(address: std::net::SocketAddr, identity: Option<Arc<Identity>>, protocol: Protocol) -> Self {
-        Self { to: To::Endpoint(address, identity), rule: None, protocol, grant: Grant::default() }
+        Self { to: To::Endpoint(address, identity), rule: None, protocol, grant: Grant::default(), mirrors: Vec::new() }
     }
 
     fn rule(&self) -> Option<&HttpRule> {
@@ -187,9 +195,13 @@ async fn to_service(
     let snapshot = worker.shared.snapshot.load();
     let service = &destination.backend;
     let Some(table) = port.routes.clone() else {
-        let cluster = worker.cluster(service, &snapshot);
+        // A request on a port whose connections are routed, which only a client of the forward proxy can make.
+        let streams = port.streams.as_ref().map(|table| table.choose(None, &mut worker.rng.borrow_mut()));
+        let backend = streams.transpose().map_err(|why| tunnel::refused(service, &why))?;
+        let cluster = worker.cluster(backend.map_or(service, |it| &it.backend), &snapshot);
         count_in(worker, exchange, service, None, &cluster);
-        let route = Route { to: To::Backend(cluster), rule: None, protocol: port.protocol, grant: Grant::default() };
+        let route =
+            Route { to: To::Backend(cluster), rule: None, protocol: port.protocol, grant: Grant::default(), mirrors: Vec::new() };
         drop(snapshot);
         return run(worker, route, parts, body, sent, exchange).await;
     };
@@ -198,8 +210,11 @@ async fn to_service(
         Decision::Forward { found, rule, index, backend, grant } => {
             let cluster = worker.cluster(&backend.backend, &snapshot);
             count_in(worker, exchange, service, Some(rule), &cluster);
+            let mut rng = worker.rng.borrow_mut();
+            let mirrors = chosen(rule, backend, &mut rng).map(|backend| worker.cluster(backend, &snapshot)).collect();
+            drop(rng);
             let rule = Some((Arc::clone(&table), found, index));
-            Route { to: To::Backend(cluster), protocol: port.protocol, rule, grant }
+            Route { to: To::Backend(cluster), protocol: port.protocol, rule, grant, mirrors }
         }
         Decision::Preflight { rule, grant } => {
             count_in(worker, exchange, service, Some(rule), &worker.cluster(service, &snapshot));
@@ -219,16 +234,11 @@ async fn to_service(
 }
 
 fn refusal(service: &BackendRef, rule: Option<&HttpRule>, why: &Refusal) -> Fault {
-    let reason = match why {
-        Refusal::NoRoute => Reason::NoRoute,
-        Refusal::InvalidRule(_) | Refusal::Filter(_) => Reason::InvalidRoute,
-        Refusal::NoBackend | Refusal::InvalidBackend(_) => Reason::InvalidBackend,
-    };
     let place = match rule {
         Some(rule) => format!("rule {} of route {}", rule.index, rule.route),
         None => service.to_string(),
     };
-    Fault::new(reason, format!("{place}: {why}"))
+    Fault::new(why.reason(), format!("{place}: {why}"))
 }
 
 /// The answer to a request that a filter answers and no backend sees.
@@ -307,25 +317,19 @@ async fn run(
     }
     let deadline = Deadline::new(worker.shared.now(), route.timeouts());
     let asked = sent.upgrade.filter(|_| parts.method == Method::GET);
-    let upgrade = asked.and_then(|token| Upgrade::take(token, &mut parts));
+    let upgrade = asked.and_then(|token| Upgrade::take(token, sent.client_http2, &mut parts));
     let body =
         if hyper::body::Body::is_end_stream(&body) { ClientBody::Empty } else { ClientBody::Replay(ReplayBody::new(body)) };
+    if !route.mirrors.is_empty() && upgrade.is_none() {
+        mirror::start(worker, &route, &parts, &body, sent.client_http2);
+    }
     let attempts = Attempts { worker, route: &route, parts, body, client_http2: sent.client_http2, upgrade, deadline };
     attempt::run(attempts, exchange).await
 }
 
-/// What the request names as its host: the request line's absolute form wins over the Host header (RFC 9112, section 3.2.2).
+/// What the request names as its host, which a request to a proxy must.
 fn authority(parts: &Parts) -> Result<Authority, Fault> {
-    if let Some(authority) = parts.uri.authority() {
-        return Ok(authority.clone());
-    }
-    let mut hosts = parts.headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(host), None) => Authority::try_from(host.as_bytes())
-            .map_err(|_| Fault::new(Reason::BadRequest, "the Host header is not HOST or HOST:PORT")),
-        (Some(_), Some(_)) => Err(Fault::new(Reason::BadRequest, "there is more than one Host header")),
-        (None, _) => Err(Fault::new(Reason::BadRequest, "the request names no host")),
-    }
+    named_host(parts)?.ok_or_else(|| Fault::new(Reason::BadRequest, "the request names no host"))
 }
 
 pub(super) fn authority_of(text: &str) -> Result<Authority, Fault> {

@@ -1,5 +1,6 @@
 //! Opaque connections: CONNECT, and redirected connections that are no HTTP.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -7,14 +8,17 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use weir_core::balance::{FailureCause, Outcome};
 use weir_core::names::{BackendRef, Identity};
+use weir_core::route::StreamTable;
+use weir_core::route::stream::StreamRefusal;
+use weir_core::sniff::{MAX_SNIFF, Sniffed, sniff};
 
-use super::Mode;
 use super::destination::{self, Destination};
 use super::request::{bare, connect_target};
+use super::{FIRST_BYTES_TIMEOUT, Mode};
 use crate::body::Body;
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Hop, Reason};
@@ -51,18 +55,21 @@ pub(super) async fn connect(
     }
     let target = connect_target(worker, &parts)?;
     let destination = destination::find(worker, target).await?;
-    let mut upstream = open(worker, &destination).await?;
+    // Where the client's own words say who gets the connection, they come after the answer.
+    let opened = if is_routed_by_name(&destination) { None } else { Some(open(worker, &destination, None).await?) };
     let Some(on_upgrade) = parts.extensions.remove::<hyper::upgrade::OnUpgrade>() else {
         return Err(Fault::new(Reason::BadRequest, "CONNECT is not possible on this connection"));
     };
+    let worker = Rc::clone(worker);
     // Counted as a connection from here on, not as a request: its length says nothing of how the mesh served it.
     let busy = worker.in_flight.enter();
     drop(exchange.take());
     tokio::task::spawn_local(async move {
         let _busy = busy;
-        match on_upgrade.await {
-            Ok(upgraded) => copy(&mut TokioIo::new(upgraded), &mut upstream).await,
-            Err(error) => tracing::debug!(%error, "the client left before its tunnel stood"),
+        match (on_upgrade.await, opened) {
+            (Ok(upgraded), Some(mut upstream)) => copy(&mut TokioIo::new(upgraded), &mut upstream).await,
+            (Ok(upgraded), None) => carry_by_name(&worker, TokioIo::new(upgraded), &destination, Bytes::new()).await,
+            (Err(error), _) => tracing::debug!(%error, "the client left before its tunnel stood"),
         }
     });
     Ok(bare(StatusCode::OK))
@@ -71,9 +78,45 @@ pub(super) async fn connect(
 /// Carries a connection to its destination. `first` is what has been read of it already.
 pub(super) async fn carry(worker: &Rc<Worker>, stream: TcpStream, destination: &Destination, first: Bytes) {
     let _busy = worker.in_flight.enter();
-    match open(worker, destination).await {
+    if is_routed_by_name(destination) {
+        return carry_by_name(worker, stream, destination, first).await;
+    }
+    match open(worker, destination, None).await {
         Ok(mut upstream) => copy(&mut Prefixed::new(first, stream), &mut upstream).await,
         Err(fault) => close(worker, &fault),
+    }
+}
+
+fn is_routed_by_name(destination: &Destination) -> bool {
+    destination.streams().is_some_and(StreamTable::by_name)
+}
+
+/// Carries a connection whose client says in its ClientHello which server it wants. Nothing of it is changed.
+async fn carry_by_name<S>(worker: &Rc<Worker>, mut stream: S, destination: &Destination, first: Bytes)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    Prefixed<S>: TcpUpstream,
+{
+    let mut read = BytesMut::from(&first[..]);
+    let hello = tokio::time::timeout(FIRST_BYTES_TIMEOUT, server_name(&mut stream, &mut read)).await;
+    let Ok(Some(name)) = hello else { return };
+    match open(worker, destination, name.as_deref()).await {
+        Ok(mut upstream) => copy(&mut Prefixed::new(read.freeze(), stream), &mut upstream).await,
+        Err(fault) => close(worker, &fault),
+    }
+}
+
+/// Reads until it is clear which server the client asks for, if any. `None`: the client went away.
+async fn server_name<S: AsyncRead + Unpin>(stream: &mut S, read: &mut BytesMut) -> Option<Option<String>> {
+    loop {
+        match sniff(read) {
+            Sniffed::NeedMore if read.len() < MAX_SNIFF => {}
+            Sniffed::Tls(hello) => return Some(hello.sni.map(Cow::into_owned)),
+            Sniffed::NeedMore | Sniffed::Http1 | Sniffed::Http2 | Sniffed::Opaque => return Some(None),
+        }
+        if stream.read_buf(read).await.ok()? == 0 {
+            return None;
+        }
     }
 }
 
@@ -101,7 +144,7 @@ pub(super) async fn race(worker: &Rc<Worker>, stream: &mut TcpStream, destinatio
     let mut upstream = tokio::select! {
         biased;
         read = stream.read_buf(first) => return client_spoke(read),
-        opened = open(worker, destination) => match opened {
+        opened = open(worker, destination, None) => match opened {
             Ok(upstream) => upstream,
             Err(fault) => {
                 close(worker, &fault);
@@ -140,16 +183,24 @@ fn close(worker: &Worker, fault: &Fault) {
     tracing::warn!(hop = "outbound", reason = fault.reason.as_str(), detail = %fault.detail, "connection closed");
 }
 
-async fn open(worker: &Rc<Worker>, destination: &Destination) -> Result<Upstream, Fault> {
+/// `name` is the server that the client asks for.
+async fn open(worker: &Rc<Worker>, destination: &Destination, name: Option<&str>) -> Result<Upstream, Fault> {
     match destination {
-        Destination::Service(service) => open_service(worker, &service.backend).await,
+        Destination::Service(service) => match destination.streams() {
+            None => open_service(worker, &service.backend, &service.backend).await,
+            Some(table) => {
+                let chosen = table.choose(name, &mut worker.rng.borrow_mut());
+                let chosen = chosen.map_err(|why| refused(&service.backend, &why))?;
+                open_service(worker, &service.backend, &chosen.backend).await
+            }
+        },
         Destination::Workload(endpoint) => open_direct(worker, endpoint.address, endpoint.identity.as_ref()).await,
         Destination::Outside(address) => open_direct(worker, *address, None).await,
     }
 }
 
 /// Nothing is lost by trying another endpoint: no byte of the client's has been sent.
-async fn open_service(worker: &Rc<Worker>, backend: &BackendRef) -> Result<Upstream, Fault> {
+async fn open_service(worker: &Rc<Worker>, dialled: &BackendRef, backend: &BackendRef) -> Result<Upstream, Fault> {
     let mut tried: Vec<SocketAddr> = Vec::new();
     loop {
         let cluster = worker.cluster(backend, &worker.shared.snapshot.load());
@@ -159,7 +210,7 @@ async fn open_service(worker: &Rc<Worker>, backend: &BackendRef) -> Result<Upstr
             Ok(stream) => {
                 pick.answered();
                 pick.finish(Outcome::Success);
-                let series = series(worker, Some(backend), endpoint.identity.as_ref());
+                let series = series(worker, Some((dialled, backend)), endpoint.identity.as_ref());
                 return Ok(Upstream { stream, series });
             }
             Err(fault) => {
@@ -183,12 +234,21 @@ async fn open_direct(
     Ok(Upstream { stream, series: series(worker, None, endpoint.identity.as_ref()) })
 }
 
-fn series(worker: &Worker, backend: Option<&BackendRef>, peer: Option<&std::sync::Arc<Identity>>) -> ConnectionSeries {
+/// Why routes for connections let nobody have this one.
+pub(super) fn refused(service: &BackendRef, why: &StreamRefusal) -> Fault {
+    Fault::new(why.reason(), format!("{service}: {why}"))
+}
+
+fn series(
+    worker: &Worker,
+    service: Option<(&BackendRef, &BackendRef)>,
+    peer: Option<&std::sync::Arc<Identity>>,
+) -> ConnectionSeries {
     worker.connections.find(&Labels {
         hop: Hop::Outbound,
-        service: backend.map(|it| it.service.clone()),
+        service: service.map(|(dialled, _)| dialled.service.clone()),
         route: None,
-        backend: backend.cloned(),
+        backend: service.map(|(_, backend)| backend.clone()),
         peer: peer.cloned(),
     })
 }

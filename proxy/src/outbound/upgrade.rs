@@ -2,12 +2,12 @@
 //!
 //! They are attempts like any other, with the route's timeouts, retries and filters; only how they are written differs. Between
 //! sidecars an upgrade travels as an extended CONNECT (RFC 8441) on the shared HTTP/2 connection; to an endpoint outside the mesh
-//! as it came.
+//! as HTTP/1.1 has it. A client may ask in either form.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
 use http::request::Parts as RequestParts;
 use http::response::Parts;
 use http::{Method, Request, Response, StatusCode};
@@ -17,7 +17,8 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::body::RequestBody;
 use crate::exchange::Exchange;
-use crate::fault::Hop;
+use crate::fault::{Fault, Hop, Reason, WEIR_ERROR};
+use crate::http::offer_websocket_key;
 use crate::io::upgraded;
 use crate::metrics::Labels;
 use crate::pool::{Lease, WEIR_STATUS, Wire};
@@ -26,6 +27,8 @@ use crate::worker::Worker;
 /// What a client wants its connection to become.
 pub(super) struct Upgrade {
     token: String,
+    /// The client's side is an HTTP/2 stream: accepted with 200, without the headers of HTTP/1.1.
+    stream: bool,
     /// The client's half of the connection, once it has been answered with 101.
     client: RefCell<Option<OnUpgrade>>,
 }
@@ -33,9 +36,12 @@ pub(super) struct Upgrade {
 impl Upgrade {
     /// Takes the client's half out of its request. `None`: the connection cannot be upgraded, and the request is an ordinary one,
     /// which is what a server that does not want to upgrade makes of it too (RFC 9110, section 7.8).
-    pub(super) fn take(token: String, parts: &mut RequestParts) -> Option<Self> {
+    pub(super) fn take(token: String, stream: bool, parts: &mut RequestParts) -> Option<Self> {
         let client = parts.extensions.remove::<OnUpgrade>()?;
-        Some(Self { token, client: RefCell::new(Some(client)) })
+        if stream {
+            offer_websocket_key(&token, &mut parts.headers);
+        }
+        Some(Self { token, stream, client: RefCell::new(Some(client)) })
     }
 
     /// The request as this endpoint understands it.
@@ -53,7 +59,12 @@ impl Upgrade {
     /// Joins the two halves of an upgrade that the endpoint accepted, on a task of their own, and completes the client's answer.
     pub(super) fn switch(&self, worker: &Rc<Worker>, parts: &mut Parts, server: OnUpgrade, mut exchange: Exchange, lease: Lease) {
         parts.headers.remove(CONTENT_LENGTH);
-        self.mark(&mut parts.headers);
+        if self.stream {
+            parts.status = StatusCode::OK;
+            parts.headers.remove(SEC_WEBSOCKET_ACCEPT);
+        } else {
+            self.mark(&mut parts.headers);
+        }
         exchange.answered(parts.status, &parts.headers);
         let labels = exchange.series().map_or_else(|| Labels::unknown(Hop::Outbound), |series| series.connection_labels());
         let series = worker.connections.find(&labels);
@@ -65,12 +76,32 @@ impl Upgrade {
         });
     }
 
+    /// Brings the answer of an application that did not switch into the client's form: on a stream that asked with CONNECT a
+    /// success would say that it did.
+    pub(super) fn declined(&self, parts: &mut Parts) {
+        if self.stream && parts.status.is_success() {
+            let detail = format!("the application answered {} and did not switch to {}", parts.status, self.token);
+            parts.headers.insert(WEIR_ERROR, Fault::new(Reason::UpgradeFailed, detail).header(Hop::Outbound));
+            parts.status = Reason::UpgradeFailed.status();
+        }
+    }
+
     fn mark(&self, headers: &mut http::HeaderMap) {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         if let Ok(token) = HeaderValue::from_str(&self.token) {
             headers.insert(UPGRADE, token);
         }
     }
+}
+
+/// What an extended CONNECT (RFC 8441) wants its stream to become. The request becomes the GET that it would be in HTTP/1.1.
+pub(super) fn of_stream(parts: &mut RequestParts) -> Option<String> {
+    if parts.method != Method::CONNECT {
+        return None;
+    }
+    let protocol = parts.extensions.remove::<Protocol>()?;
+    parts.method = Method::GET;
+    Some(protocol.as_str().to_owned())
 }
 
 /// Brings the answer to an upgrade into the form that HTTP/1.1 gives it: 101 where it was accepted, else what the application

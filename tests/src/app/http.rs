@@ -67,6 +67,7 @@ impl Exchange {
                 let _ = Digest::of_body(request.into_body()).await;
                 return self.break_off().await;
             }
+            Some(Fault::Silence) => std::future::pending().await,
             None => {}
         }
         let headers = request.headers();
@@ -89,7 +90,10 @@ impl Exchange {
             }
             ["bytes", count] => self.respond(body::stream_of(count.parse().unwrap_or_default())),
             ["sink"] => match Digest::of_body(request.into_body()).await {
-                Ok(digest) => self.text(digest.to_string()),
+                Ok(digest) => {
+                    self.state.sunk.lock().unwrap().push(digest.to_string());
+                    self.text(digest.to_string())
+                }
                 Err(_) => self.status(400),
             },
             ["echo"] => self.respond(echo(request.into_body())),

@@ -12,8 +12,8 @@ use weir_core::authz::MtlsMode;
 use weir_core::names::{BackendRef, Identity, Label, ObjectName, ServiceRef, TrustDomain};
 use weir_core::route::filter::cors::{Cors, Names};
 use weir_core::route::{
-    Filter, HeaderChanges, HeaderMatch, HttpMatch, HttpRule, PathChange, PathMatch, Pattern, QueryMatch, Redirect, RetryPolicy,
-    Rewrite, RouteKind, RouteRef, RouteTable, Timeouts, ValueMatch, WeightedBackend,
+    Filter, HeaderChanges, HeaderMatch, HttpMatch, HttpRule, Mirror, PathChange, PathMatch, Pattern, QueryMatch, Redirect,
+    RetryPolicy, Rewrite, RouteKind, RouteRef, RouteTable, Share, StreamRule, StreamTable, Timeouts, ValueMatch, WeightedBackend,
 };
 use weir_core::snapshot::{
     AddressTarget, Endpoint, Endpoints, Inbound, InboundPort, Protocol, Resource, ResourceName, Service, ServicePort, TrustBundle,
@@ -42,10 +42,17 @@ pub(crate) fn name() -> impl Strategy<Value = ResourceName> {
 }
 
 fn service() -> impl Strategy<Value = Service> {
-    let port = (text(), protocol(), option::of(vec(rule(), 0..4))).prop_map(|(name, protocol, rules)| ServicePort {
+    let routes = prop_oneof![
+        Just((None, None)),
+        vec(rule(), 0..4).prop_map(|rules| (Some(Arc::new(RouteTable::new(rules))), None)),
+        vec(stream_rule(), 0..4).prop_map(|rules| (None, Some(Arc::new(StreamTable::tls(rules))))),
+        vec(stream_rule(), 0..4).prop_map(|rules| (None, Some(Arc::new(StreamTable::tcp(rules))))),
+    ];
+    let port = (text(), protocol(), routes).prop_map(|(name, protocol, (routes, streams))| ServicePort {
         name,
         protocol,
-        routes: rules.map(|rules| Arc::new(RouteTable::new(rules))),
+        routes,
+        streams,
     });
     (service_ref(), vec(any::<IpAddr>(), 0..3), btree_map(1_u16.., port, 0..3)).prop_map(|(name, addresses, ports)| Service {
         name,
@@ -94,14 +101,39 @@ fn trust() -> impl Strategy<Value = TrustBundle> {
 
 fn rule() -> impl Strategy<Value = HttpRule> {
     let about = (route_ref(), any::<u32>(), text(), any::<i64>(), option::of(reason()));
-    let does = (vec(http_match(), 0..3), vec(filter(), 0..3), vec(backend(), 0..3), timeouts(), option::of(retry()));
-    (about, does).prop_map(|((route, index, name, created_seconds, invalid), (matches, filters, backends, timeouts, retry))| {
-        HttpRule { route, index, name, created_seconds, matches, filters, backends, timeouts, retry, invalid }
-    })
+    let does = (
+        vec(http_match(), 0..3),
+        vec(filter(), 0..3),
+        vec(mirror(), 0..3),
+        vec(backend(), 0..3),
+        timeouts(),
+        option::of(retry()),
+    );
+    (about, does).prop_map(
+        |((route, index, name, created_seconds, invalid), (matches, filters, mirrors, backends, timeouts, retry))| HttpRule {
+            route,
+            index,
+            name,
+            created_seconds,
+            matches,
+            filters,
+            mirrors,
+            backends,
+            timeouts,
+            retry,
+            invalid,
+        },
+    )
+}
+
+fn stream_rule() -> impl Strategy<Value = StreamRule> {
+    let host = "(\\*\\.)?[a-z]{1,8}(\\.[a-z]{1,8}){1,2}".prop_map(|text| text.parse().unwrap());
+    (route_ref(), any::<u32>(), text(), vec(host, 0..3), vec(backend(), 0..3))
+        .prop_map(|(route, index, name, hostnames, backends)| StreamRule { route, index, name, hostnames, backends })
 }
 
 fn route_ref() -> impl Strategy<Value = RouteRef> {
-    let kind = prop_oneof![Just(RouteKind::Http), Just(RouteKind::Grpc)];
+    let kind = prop_oneof![Just(RouteKind::Http), Just(RouteKind::Grpc), Just(RouteKind::Tls), Just(RouteKind::Tcp)];
     (kind, label(), object_name()).prop_map(|(kind, namespace, name)| RouteRef { kind, namespace, name })
 }
 
@@ -174,8 +206,15 @@ fn path_change() -> impl Strategy<Value = PathChange> {
 }
 
 fn backend() -> impl Strategy<Value = WeightedBackend> {
-    (backend_ref(), any::<u32>(), vec(filter(), 0..2), option::of(reason()))
-        .prop_map(|(backend, weight, filters, invalid)| WeightedBackend { backend, weight, filters, invalid })
+    (backend_ref(), any::<u32>(), vec(filter(), 0..2), vec(mirror(), 0..2), option::of(reason()))
+        .prop_map(|(backend, weight, filters, mirrors, invalid)| WeightedBackend { backend, weight, filters, mirrors, invalid })
+}
+
+fn mirror() -> impl Strategy<Value = Mirror> {
+    (backend_ref(), any::<u32>(), 1_u32..).prop_map(|(backend, part, denominator)| Mirror {
+        backend,
+        share: Share::new(part.min(denominator), denominator).unwrap(),
+    })
 }
 
 fn timeouts() -> impl Strategy<Value = Timeouts> {

@@ -13,19 +13,21 @@ pub struct Watched {
     version: &'static str,
     plural: &'static str,
     /// Its definition may be installed or not; everything else serves without it.
-    pub(super) optional: bool,
+    pub optional: bool,
     /// What of an object is read.
     pub(super) keep: Keep,
 }
 
 impl Watched {
     /// `apiVersion` of its objects.
-    pub(super) fn api_version(&self) -> String {
+    #[must_use]
+    pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
     }
 
     /// Where all of its objects are listed.
-    pub(super) fn path(&self) -> String {
+    #[must_use]
+    pub fn path(&self) -> String {
         format!("{}/{}", self.root(), self.plural)
     }
 
@@ -47,7 +49,7 @@ pub fn watched(kind: Kind) -> Option<&'static Watched> {
 }
 
 /// All kinds that are watched.
-pub static WATCHED: [Watched; 6] = [
+pub static WATCHED: [Watched; 8] = [
     Watched { kind: Kind::Namespace, group: "", version: "v1", plural: "namespaces", optional: false, keep: NAMESPACE },
     Watched { kind: Kind::Pod, group: "", version: "v1", plural: "pods", optional: false, keep: POD },
     Watched { kind: Kind::Service, group: "", version: "v1", plural: "services", optional: false, keep: SERVICE },
@@ -61,6 +63,8 @@ pub static WATCHED: [Watched; 6] = [
     },
     Watched { kind: Kind::HttpRoute, group: GATEWAY, version: "v1", plural: "httproutes", optional: true, keep: ROUTE },
     Watched { kind: Kind::GrpcRoute, group: GATEWAY, version: "v1", plural: "grpcroutes", optional: true, keep: ROUTE },
+    Watched { kind: Kind::TlsRoute, group: GATEWAY, version: "v1", plural: "tlsroutes", optional: true, keep: ROUTE },
+    Watched { kind: Kind::TcpRoute, group: GATEWAY, version: "v1", plural: "tcproutes", optional: true, keep: ROUTE },
 ];
 
 const GATEWAY: &str = "gateway.networking.k8s.io";

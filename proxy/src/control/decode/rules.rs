@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use weir_core::route::filter::cors::{Cors, Names, OriginPattern};
 use weir_core::route::{
-    Filter, HeaderChanges, HeaderMatch, HttpMatch, HttpRule, PathChange, PathMatch, Pattern, QueryMatch, Redirect, RetryPolicy,
-    Rewrite, RouteKind, RouteRef, Timeouts, ValueMatch, WeightedBackend,
+    Filter, HeaderChanges, HeaderMatch, HostPattern, HttpMatch, HttpRule, Mirror, PathChange, PathMatch, Pattern, QueryMatch,
+    Redirect, RetryPolicy, Rewrite, RouteKind, RouteRef, Share, StreamRule, StreamTable, Timeouts, ValueMatch, WeightedBackend,
 };
 use weir_proto::v1;
 
@@ -22,6 +22,7 @@ pub(super) fn rule(wire: &v1::HttpRule) -> Result<HttpRule, Invalid> {
         created_seconds: wire.created_seconds,
         matches: each("matches", &wire.matches, http_match)?,
         filters: each("filters", &wire.filters, filter)?,
+        mirrors: each("mirrors", &wire.mirrors, mirror)?,
         backends: each("backends", &wire.backends, weighted_backend)?,
         timeouts: Timeouts {
             request: wire.request_timeout_ms.map(Duration::from_millis),
@@ -32,10 +33,36 @@ pub(super) fn rule(wire: &v1::HttpRule) -> Result<HttpRule, Invalid> {
     })
 }
 
+pub(super) fn streams(wire: &v1::StreamRoutes) -> Result<StreamTable, Invalid> {
+    let rules = each("rules", &wire.rules, stream_rule)?;
+    match v1::RouteKind::try_from(wire.kind) {
+        Ok(v1::RouteKind::Tls) => Ok(StreamTable::tls(rules)),
+        Ok(v1::RouteKind::Tcp) => Ok(StreamTable::tcp(rules)),
+        Ok(v1::RouteKind::Http | v1::RouteKind::Grpc) | Err(_) => {
+            Err(unknown("kind", "a kind of route for connections", wire.kind))
+        }
+    }
+}
+
+fn stream_rule(wire: &v1::StreamRule) -> Result<StreamRule, Invalid> {
+    let route = required("route", wire.route.as_ref()).and_then(|it| route_name(it).map_err(|e| e.under("route")))?;
+    Ok(StreamRule {
+        route,
+        index: wire.index,
+        name: wire.name.as_str().into(),
+        hostnames: each("hostnames", &wire.hostnames, |text| {
+            text.parse::<HostPattern>().map_err(|error| Invalid::new("", error))
+        })?,
+        backends: each("backends", &wire.backends, weighted_backend)?,
+    })
+}
+
 fn route_name(wire: &v1::RouteName) -> Result<RouteRef, Invalid> {
     let kind = match v1::RouteKind::try_from(wire.kind) {
         Ok(v1::RouteKind::Http) => RouteKind::Http,
         Ok(v1::RouteKind::Grpc) => RouteKind::Grpc,
+        Ok(v1::RouteKind::Tls) => RouteKind::Tls,
+        Ok(v1::RouteKind::Tcp) => RouteKind::Tcp,
         Err(_) => return Err(unknown("kind", "a kind of route", wire.kind)),
     };
     Ok(RouteRef { kind, namespace: parse("namespace", &wire.namespace)?, name: parse("name", &wire.name)? })
@@ -166,7 +193,17 @@ fn hostname(text: &str) -> Result<Option<Arc<str>>, Invalid> {
 fn weighted_backend(wire: &v1::WeightedBackend) -> Result<WeightedBackend, Invalid> {
     let backend = required("backend", wire.backend.as_ref()).and_then(|it| backend_name(it).map_err(|e| e.under("backend")))?;
     let filters = each("filters", &wire.filters, filter)?;
-    Ok(WeightedBackend { backend, weight: wire.weight, filters, invalid: not_empty(&wire.invalid) })
+    let mirrors = each("mirrors", &wire.mirrors, mirror)?;
+    Ok(WeightedBackend { backend, weight: wire.weight, filters, mirrors, invalid: not_empty(&wire.invalid) })
+}
+
+fn mirror(wire: &v1::Mirror) -> Result<Mirror, Invalid> {
+    let backend = required("backend", wire.backend.as_ref()).and_then(|it| backend_name(it).map_err(|e| e.under("backend")))?;
+    let share = match wire.denominator {
+        0 => Share::ALL,
+        denominator => Share::new(wire.numerator, denominator).map_err(|error| Invalid::new("denominator", error))?,
+    };
+    Ok(Mirror { backend, share })
 }
 
 fn retry(wire: &v1::Retry) -> Result<RetryPolicy, Invalid> {

@@ -47,6 +47,7 @@ fn reviews() -> v1::Resource {
         name: "http".into(),
         protocol: v1::Protocol::Http.into(),
         http_routes: Some(v1::HttpRoutes { rules: vec![rule()] }),
+        stream_routes: None,
     };
     let service = v1::Service { name: Some(service_name("reviews")), addresses: vec!["10.96.0.1".into()], ports: vec![port] };
     v1::Resource {
@@ -256,6 +257,7 @@ impl Chaos {
                     name: it.text(),
                     protocol: it.code(),
                     http_routes: it.some(|it| v1::HttpRoutes { rules: it.list(Self::rule) }),
+                    stream_routes: it.some(|it| v1::StreamRoutes { kind: it.code(), rules: it.list(Self::stream_rule) }),
                 }),
             })),
             1 => {
@@ -305,12 +307,32 @@ impl Chaos {
                 weight: it.number(),
                 filters: it.list(Self::filter),
                 invalid: it.text(),
+                mirrors: it.list(Self::mirror),
             }),
             request_timeout_ms: self.some(|it| it.0.u64(..)),
             backend_request_timeout_ms: self.some(|it| it.0.u64(..)),
             retry: self.some(|it| v1::Retry { codes: it.list(Self::number), attempts: it.number(), backoff_ms: it.0.u64(..) }),
             invalid: self.text(),
+            mirrors: self.list(Self::mirror),
         }
+    }
+
+    fn stream_rule(&mut self) -> v1::StreamRule {
+        v1::StreamRule {
+            route: self.some(|it| v1::RouteName { kind: it.code(), namespace: it.text(), name: it.text() }),
+            index: self.number(),
+            name: self.text(),
+            hostnames: self.list(Self::text),
+            backends: self.list(|it| v1::WeightedBackend {
+                backend: it.some(Self::backend),
+                weight: it.number(),
+                ..v1::WeightedBackend::default()
+            }),
+        }
+    }
+
+    fn mirror(&mut self) -> v1::Mirror {
+        v1::Mirror { backend: self.some(Self::backend), numerator: self.number(), denominator: self.number() }
     }
 
     fn http_match(&mut self) -> v1::HttpMatch {
