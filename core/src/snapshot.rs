@@ -268,6 +268,16 @@ impl Snapshot {
         self.services.get(name)
     }
 
+    /// A port of a service that is there. What it refers to is in this snapshot too, and may be in no other: whoever reads a
+    /// port's routes looks their endpoints up here.
+    #[must_use]
+    pub fn service_port(&self, name: &BackendRef) -> Option<&ServicePort> {
+        match self.services.get(&name.service)? {
+            Known::Present(service) => service.ports.get(&name.port),
+            Known::Absent => None,
+        }
+    }
+
     /// The endpoints of a service port. `None` where the port is not known.
     #[must_use]
     pub fn endpoints(&self, name: &BackendRef) -> Option<&Arc<Endpoints>> {

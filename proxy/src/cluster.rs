@@ -51,19 +51,18 @@ impl Cluster {
     }
 
     /// Takes over the endpoints of the current configuration. A comparison of two pointers when nothing has changed.
+    ///
+    /// `None`: nothing refers to this backend any more, so nobody says what its endpoints are. What was decided before that is
+    /// still served by those that were known.
     pub(crate) fn reconcile(&self, endpoints: Option<&Arc<Endpoints>>) {
         self.last_used.set(Instant::now());
+        let Some(endpoints) = endpoints else { return };
         let mut known = self.endpoints.borrow_mut();
-        let same = match (known.as_ref(), endpoints) {
-            (Some(mine), Some(theirs)) => Arc::ptr_eq(mine, theirs),
-            (None, None) => true,
-            _ => false,
-        };
-        if same {
+        if known.as_ref().is_some_and(|known| Arc::ptr_eq(known, endpoints)) {
             return;
         }
-        *known = endpoints.cloned();
-        let list = endpoints.map_or(&[][..], |it| &it.endpoints);
+        *known = Some(Arc::clone(endpoints));
+        let list = &endpoints.endpoints;
         let make = |endpoint: &Endpoint| Upstream::new(&self.shared, endpoint.address, endpoint.identity.clone());
         self.balancer.borrow_mut().reconcile(list, self.shared.now(), make);
     }

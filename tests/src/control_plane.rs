@@ -149,6 +149,12 @@ impl ControlPlane {
         self.ca_dir().join("ca.crt")
     }
 
+    /// The manifests that it reads.
+    #[must_use]
+    pub const fn manifests(&self) -> &Manifests {
+        &self.manifests
+    }
+
     /// The file with the join tokens.
     #[must_use]
     pub fn token_file(&self) -> PathBuf {

@@ -32,6 +32,17 @@ async fn an_edit_takes_effect_on_connections_that_are_open() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn edits_under_load_lose_no_request() {
+    let (mesh, caller, _backends) = two_versions().await;
+    let load = Load::get(caller.client(), 8, "http://reviews/");
+    for version in ["reviews-v2", "reviews-v1"].into_iter().cycle().take(40) {
+        mesh.route("reviews", &to(version));
+        mesh.sees(&caller, "http://reviews/", |answer| ensure(answer.app() == version, || format!("not by {version}"))).await;
+    }
+    load.stop().await.lost_none();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_its_route_a_service_is_served_by_its_own_endpoints() {
     let (mesh, caller, [one, _two]) = two_versions().await;
     mesh.service("reviews").backed_by([&one]).apply();

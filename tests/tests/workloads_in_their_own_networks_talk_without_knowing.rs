@@ -44,7 +44,7 @@ struct Cluster {
     app: RunningApp,
     echo: RunningApp,
     fabric: Fabric,
-    _control_plane: ControlPlane,
+    control_plane: ControlPlane,
     _directory: TempDir,
 }
 
@@ -71,7 +71,7 @@ impl Cluster {
         let reviews = pod(reviews, "reviews", REVIEWS_POD, &bundle, directory.path()).await;
         let caller = pod(fabric.attach("caller", CALLER_POD), "caller", CALLER_POD, &bundle, directory.path()).await;
         let stranger = fabric.attach("stranger", STRANGER);
-        Self { caller, reviews, stranger, app, echo, fabric, _control_plane: control_plane, _directory: directory }
+        Self { caller, reviews, stranger, app, echo, fabric, control_plane, _directory: directory }
     }
 
     /// curl in the caller's pod: an application that knows nothing of a mesh.
@@ -190,6 +190,7 @@ async fn redirected_workloads_are_routed_secured_and_reached_from_outside() {
     a_workload_that_is_an_endpoint_of_what_it_calls_reaches_itself(&cluster).await;
     raw_tcp_is_carried_with_its_half_close(&cluster).await;
     many_requests_pass_on_kept_connections(&cluster).await;
+    edits_take_effect_on_connections_that_are_open(&cluster).await;
     who_has_no_sidecar_may_enter_in_plaintext(&cluster).await;
     an_unknown_address_is_refused_as_without_a_mesh(&cluster).await;
     the_control_planes_own_address_is_reached_as_before(&cluster).await;
@@ -247,6 +248,35 @@ async fn many_requests_pass_on_kept_connections(cluster: &Cluster) {
     let metrics = cluster.reviews.namespace.get((Ipv4Addr::LOCALHOST, 15420).into(), "/metrics").await.unwrap();
     let metrics = weir_tests::metrics::Metrics::parse(&metrics.text()).unwrap();
     assert!(metrics.sum("weir_http_requests_total", &[("direction", "inbound"), ("peer", CALLER), ("tls", "mutual")]) >= 200.0);
+}
+
+/// In HTTP/1.1 and in HTTP/2, whose connections live as long as the application.
+async fn edits_take_effect_on_connections_that_are_open(cluster: &Cluster) {
+    let url = format!("http://{CLUSTER_IP}/edited");
+    for http2 in [false, true] {
+        let stream = cluster.caller.namespace.connect((CLUSTER_IP, 80).into()).unwrap();
+        let mut connection = Connection::over(stream, http2).await.unwrap();
+        for edition in ["first", "second", "none"] {
+            let filter = format!(
+                "{{type: ResponseHeaderModifier, responseHeaderModifier: {{set: [{{name: edition, value: {edition}}}]}}}}"
+            );
+            let rules = format!("- filters: [{filter}]\n  backendRefs: [{{name: reviews, port: 80}}]");
+            match edition {
+                "none" => cluster.control_plane.manifests().remove("edited"),
+                _ => cluster
+                    .control_plane
+                    .manifests()
+                    .write("edited", &manifest::route("HTTPRoute", "edited", "shop", "reviews", &rules)),
+            }
+            until("the edit is seen on the open connection", async || {
+                let answer = connection.send(request(Method::GET, &url)).await?;
+                assert_eq!(answer.status, 200, "{answer:?}");
+                let seen = answer.headers.get("edition").and_then(|it| it.to_str().ok()).unwrap_or("none");
+                ensure(seen == edition, || format!("{seen} is in force, not {edition}"))
+            })
+            .await;
+        }
+    }
 }
 
 async fn who_has_no_sidecar_may_enter_in_plaintext(cluster: &Cluster) {

@@ -1,12 +1,12 @@
 //! From what the client wrote to what the mesh knows.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use weir_core::names::{BackendRef, Target};
 use weir_core::route::StreamTable;
-use weir_core::snapshot::{AddressTarget, Endpoint, Known, Service, ServicePort};
+use weir_core::snapshot::{AddressTarget, Endpoint, Known, Protocol, Snapshot};
 
 use crate::fault::{Fault, Reason};
 use crate::worker::Worker;
@@ -17,8 +17,8 @@ const DNS_TIMEOUT: Duration = Duration::from_secs(3);
 /// Where a request or a connection goes.
 #[derive(Clone)]
 pub(crate) enum Destination {
-    /// A service: routed and balanced.
-    Service(ServiceDestination),
+    /// A port of a service: routed and balanced, as the configuration says at that moment.
+    Service(BackendRef),
     /// A workload by its own address: secured, not routed.
     Workload(Endpoint),
     /// Outside the mesh: passed on as it is.
@@ -27,26 +27,60 @@ pub(crate) enum Destination {
 
 impl Destination {
     /// The routes for connections, where it is a service's port that has some.
-    pub(crate) fn streams(&self) -> Option<&StreamTable> {
+    pub(crate) fn streams<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a StreamTable> {
         match self {
-            Self::Service(service) => service.port()?.streams.as_deref(),
+            Self::Service(backend) => snapshot.service_port(backend)?.streams.as_deref(),
             Self::Workload(_) | Self::Outside(_) => None,
+        }
+    }
+
+    /// What is spoken there.
+    pub(crate) fn protocol(&self, snapshot: &Snapshot) -> Protocol {
+        match self {
+            Self::Service(backend) => snapshot.service_port(backend).map_or(Protocol::Detect, |port| port.protocol),
+            Self::Workload(endpoint) => endpoint.protocol,
+            Self::Outside(_) => Protocol::Opaque,
         }
     }
 }
 
-/// A port of a service.
-#[derive(Clone)]
-pub(crate) struct ServiceDestination {
-    service: Arc<Service>,
-    /// The service and the port that was dialled.
-    pub(crate) backend: BackendRef,
+/// The address that a redirected connection was made to, and what stands behind it. Connections outlive configurations: what
+/// stands there is looked up again when the configuration is another one.
+pub(crate) struct Dialled {
+    /// The address.
+    pub(crate) address: SocketAddr,
+    /// As of the snapshot of this generation.
+    found: RefCell<(u64, Destination)>,
 }
 
-impl ServiceDestination {
-    /// The port's configuration.
-    pub(crate) fn port(&self) -> Option<&ServicePort> {
-        self.service.ports.get(&self.backend.port)
+impl Dialled {
+    /// Finds what stands behind an address.
+    ///
+    /// # Errors
+    ///
+    /// As [`find`].
+    pub(crate) async fn find(worker: &Worker, address: SocketAddr) -> Result<Self, Fault> {
+        let generation = worker.shared.snapshot.load().generation();
+        let found = by_address(worker, address).await?;
+        Ok(Self { address, found: RefCell::new((generation, found)) })
+    }
+
+    /// What stands there now.
+    ///
+    /// # Errors
+    ///
+    /// As [`find`].
+    pub(crate) async fn destination(&self, worker: &Worker) -> Result<Destination, Fault> {
+        let generation = worker.shared.snapshot.load().generation();
+        {
+            let found = self.found.borrow();
+            if found.0 == generation {
+                return Ok(found.1.clone());
+            }
+        }
+        let destination = by_address(worker, self.address).await?;
+        self.found.replace((generation, destination.clone()));
+        Ok(destination)
     }
 }
 
@@ -68,7 +102,7 @@ pub(crate) async fn find(worker: &Worker, target: Target) -> Result<Destination,
 /// # Errors
 ///
 /// As [`find`].
-pub(crate) async fn by_address(worker: &Worker, address: SocketAddr) -> Result<Destination, Fault> {
+async fn by_address(worker: &Worker, address: SocketAddr) -> Result<Destination, Fault> {
     refuse_loop(worker, address)?;
     match worker.address(address.ip()).await? {
         Known::Present(AddressTarget::Service(name)) => service(worker, BackendRef { service: name, port: address.port() }).await,
@@ -87,7 +121,7 @@ async fn service(worker: &Worker, backend: BackendRef) -> Result<Destination, Fa
         let detail = format!("service {} has no port {}; it has {}", backend.service, backend.port, ports.join(", "));
         return Err(Fault::new(Reason::UnknownPort, detail));
     }
-    Ok(Destination::Service(ServiceDestination { service, backend }))
+    Ok(Destination::Service(backend))
 }
 
 async fn outside(worker: &Worker, host: &str, port: u16) -> Result<Destination, Fault> {

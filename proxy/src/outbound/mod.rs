@@ -28,7 +28,7 @@ use crate::io::farewell;
 use crate::io::prefixed::Prefixed;
 use crate::listen;
 use crate::worker::{MAX_IN_FLIGHT, Worker};
-use destination::Destination;
+use destination::{Destination, Dialled};
 
 /// How long a client of an HTTP port may take over its first bytes.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(90);
@@ -42,7 +42,7 @@ pub(crate) enum Mode {
     /// Each by itself: the client uses this proxy as an HTTP proxy.
     Proxy,
     /// All of them to what the client dialled.
-    Dialled(Destination, SocketAddr),
+    Dialled(Dialled),
 }
 
 /// What the first bytes of a connection are.
@@ -76,29 +76,28 @@ async fn proxied(worker: Rc<Worker>, mut stream: TcpStream) {
     serve(worker, Prefixed::new(first, stream), spoken, Mode::Proxy).await;
 }
 
-async fn redirected(worker: Rc<Worker>, mut stream: TcpStream, dialled: SocketAddr) {
-    let destination = match destination::by_address(&worker, dialled).await {
-        Ok(destination) => destination,
+async fn redirected(worker: Rc<Worker>, mut stream: TcpStream, address: SocketAddr) {
+    let found = async {
+        let dialled = Dialled::find(&worker, address).await?;
+        dialled.destination(&worker).await.map(|destination| (dialled, destination))
+    };
+    let (dialled, destination) = match found.await {
+        Ok(found) => found,
         Err(fault) => {
             worker.shared.metrics.fault(Hop::Outbound, fault.reason);
-            tracing::warn!(%dialled, %fault, "connection closed");
+            tracing::warn!(dialled = %address, %fault, "connection closed");
             return;
         }
     };
-    let protocol = match &destination {
-        Destination::Service(it) => it.port().map_or(Protocol::Detect, |port| port.protocol),
-        Destination::Workload(endpoint) => endpoint.protocol,
-        Destination::Outside(_) => Protocol::Opaque,
-    };
-    let mode = Mode::Dialled(destination.clone(), dialled);
+    let protocol = destination.protocol(&worker.shared.snapshot.load());
     match protocol {
         Protocol::Tls | Protocol::Opaque => tunnel::carry(&worker, stream, &destination, Bytes::new()).await,
         Protocol::Http | Protocol::Http1 | Protocol::Http2 => {
             if let Ok(Some((spoken, first))) = timeout(FIRST_BYTES_TIMEOUT, read_first(&mut stream, BytesMut::new())).await {
-                serve(worker, Prefixed::new(first, stream), spoken, mode).await;
+                serve(worker, Prefixed::new(first, stream), spoken, Mode::Dialled(dialled)).await;
             }
         }
-        Protocol::Detect => detect(worker, stream, destination, mode).await,
+        Protocol::Detect => detect(worker, stream, destination, Mode::Dialled(dialled)).await,
     }
 }
 

@@ -20,7 +20,7 @@ use weir_core::route::{Found, HttpRule, RetryPolicy, RouteTable, Timeouts};
 use weir_core::snapshot::Protocol;
 
 use super::attempt::{self, Attempts, ClientBody};
-use super::destination::{self, Destination, ServiceDestination};
+use super::destination::{self, Destination};
 use super::upgrade::{self, Upgrade};
 use super::{Mode, mirror, tunnel};
 use crate::body::{Body, ReplayBody};
@@ -90,14 +90,14 @@ async fn forward(
                 .map_err(|error| Fault::new(Reason::BadRequest, error.to_string()))?;
             (destination::find(worker, target).await?, authority)
         }
-        Mode::Dialled(destination, dialled) => {
+        Mode::Dialled(dialled) => {
             let authority = match named_host(&parts)? {
                 Some(authority) => authority,
                 // HTTP/1.0 clients need not name a host (RFC 1945); for others it is part of the request (RFC 9112, section 3.2).
-                None if parts.version != Version::HTTP_11 => authority_of(&dialled.to_string())?,
+                None if parts.version != Version::HTTP_11 => authority_of(&dialled.address.to_string())?,
                 None => return Err(Fault::new(Reason::BadRequest, "the request names no host")),
             };
-            (destination.clone(), authority)
+            (dialled.destination(worker).await?, authority)
         }
     };
     if parts.uri.scheme() == Some(&Scheme::HTTPS) {
@@ -183,17 +183,17 @@ impl Route {
 
 async fn to_service(
     worker: &Rc<Worker>,
-    destination: &ServiceDestination,
+    service: &BackendRef,
     mut parts: Parts,
     body: Incoming,
     sent: Sent,
     exchange: &mut Option<Exchange>,
 ) -> Result<Response<Body>, Fault> {
-    let Some(port) = destination.port() else {
-        return Err(Fault::new(Reason::UnknownPort, format!("{} is not there any more", destination.backend)));
-    };
+    // One snapshot for the routes and for the endpoints that they refer to: in the next one these may be gone.
     let snapshot = worker.shared.snapshot.load();
-    let service = &destination.backend;
+    let Some(port) = snapshot.service_port(service) else {
+        return Err(Fault::new(Reason::UnknownPort, format!("{service} is not there any more")));
+    };
     let Some(table) = port.routes.clone() else {
         // A request on a port whose connections are routed, which only a client of the forward proxy can make.
         let streams = port.streams.as_ref().map(|table| table.choose(None, &mut worker.rng.borrow_mut()));

@@ -20,6 +20,7 @@ use super::destination::{self, Destination};
 use super::request::{bare, connect_target};
 use super::{FIRST_BYTES_TIMEOUT, Mode};
 use crate::body::Body;
+use crate::cluster::Cluster;
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Hop, Reason};
 use crate::io::copy::copy_both;
@@ -56,7 +57,7 @@ pub(super) async fn connect(
     let target = connect_target(worker, &parts)?;
     let destination = destination::find(worker, target).await?;
     // Where the client's own words say who gets the connection, they come after the answer.
-    let opened = if is_routed_by_name(&destination) { None } else { Some(open(worker, &destination, None).await?) };
+    let opened = if is_routed_by_name(worker, &destination) { None } else { Some(open(worker, &destination, None).await?) };
     let Some(on_upgrade) = parts.extensions.remove::<hyper::upgrade::OnUpgrade>() else {
         return Err(Fault::new(Reason::BadRequest, "CONNECT is not possible on this connection"));
     };
@@ -78,7 +79,7 @@ pub(super) async fn connect(
 /// Carries a connection to its destination. `first` is what has been read of it already.
 pub(super) async fn carry(worker: &Rc<Worker>, stream: TcpStream, destination: &Destination, first: Bytes) {
     let _busy = worker.in_flight.enter();
-    if is_routed_by_name(destination) {
+    if is_routed_by_name(worker, destination) {
         return carry_by_name(worker, stream, destination, first).await;
     }
     match open(worker, destination, None).await {
@@ -87,8 +88,8 @@ pub(super) async fn carry(worker: &Rc<Worker>, stream: TcpStream, destination: &
     }
 }
 
-fn is_routed_by_name(destination: &Destination) -> bool {
-    destination.streams().is_some_and(StreamTable::by_name)
+fn is_routed_by_name(worker: &Worker, destination: &Destination) -> bool {
+    destination.streams(&worker.shared.snapshot.load()).is_some_and(StreamTable::by_name)
 }
 
 /// Carries a connection whose client says in its ClientHello which server it wants. Nothing of it is changed.
@@ -186,31 +187,31 @@ fn close(worker: &Worker, fault: &Fault) {
 /// `name` is the server that the client asks for.
 async fn open(worker: &Rc<Worker>, destination: &Destination, name: Option<&str>) -> Result<Upstream, Fault> {
     match destination {
-        Destination::Service(service) => match destination.streams() {
-            None => open_service(worker, &service.backend, &service.backend).await,
-            Some(table) => {
-                let chosen = table.choose(name, &mut worker.rng.borrow_mut());
-                let chosen = chosen.map_err(|why| refused(&service.backend, &why))?;
-                open_service(worker, &service.backend, &chosen.backend).await
-            }
-        },
+        Destination::Service(service) => {
+            let cluster = {
+                let snapshot = worker.shared.snapshot.load();
+                let chosen = destination.streams(&snapshot).map(|table| table.choose(name, &mut worker.rng.borrow_mut()));
+                let chosen = chosen.transpose().map_err(|why| refused(service, &why))?;
+                worker.cluster(chosen.map_or(service, |it| &it.backend), &snapshot)
+            };
+            open_service(worker, service, &cluster).await
+        }
         Destination::Workload(endpoint) => open_direct(worker, endpoint.address, endpoint.identity.as_ref()).await,
         Destination::Outside(address) => open_direct(worker, *address, None).await,
     }
 }
 
 /// Nothing is lost by trying another endpoint: no byte of the client's has been sent.
-async fn open_service(worker: &Rc<Worker>, dialled: &BackendRef, backend: &BackendRef) -> Result<Upstream, Fault> {
+async fn open_service(worker: &Rc<Worker>, dialled: &BackendRef, cluster: &Rc<Cluster>) -> Result<Upstream, Fault> {
     let mut tried: Vec<SocketAddr> = Vec::new();
     loop {
-        let cluster = worker.cluster(backend, &worker.shared.snapshot.load());
         let mut pick = cluster.pick(&tried)?;
         let endpoint = Rc::clone(&pick.upstream);
         match endpoint.open_tcp().await {
             Ok(stream) => {
                 pick.answered();
                 pick.finish(Outcome::Success);
-                let series = series(worker, Some((dialled, backend)), endpoint.identity.as_ref());
+                let series = series(worker, Some((dialled, &cluster.backend)), endpoint.identity.as_ref());
                 return Ok(Upstream { stream, series });
             }
             Err(fault) => {
@@ -219,6 +220,8 @@ async fn open_service(worker: &Rc<Worker>, dialled: &BackendRef, backend: &Backe
                 if tried.len() >= ATTEMPTS {
                     return Err(fault);
                 }
+                // Time has passed: endpoints may have come and gone.
+                cluster.reconcile(worker.shared.snapshot.load().endpoints(&cluster.backend));
             }
         }
     }
