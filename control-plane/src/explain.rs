@@ -4,6 +4,7 @@
 //! told, and the core's `decide` says what that proxy does with it.
 
 mod answer;
+mod policy;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -136,6 +137,7 @@ fn to_service(index: &Index, question: &Question, dialled: &BackendRef) -> Expla
     };
     explanation.destination = destination;
     explanation.without_effect = asked.without_effect();
+    policy::add(&mut explanation, index, dialled, &question.headers);
     explanation.notes.extend(asked.strict_callees(&explanation));
     explanation
 }

@@ -21,7 +21,7 @@ use crate::diagnostics::Diagnostic;
 use crate::objects::ServiceForm;
 use crate::publish::proxies::ProxyStatus;
 use crate::run::Shared;
-use crate::translate::RouteStatus;
+use crate::translate::Status;
 
 /// Connections at once. Scrapers, probes and some people are a dozen.
 const MAX_CONNECTIONS: usize = 256;
@@ -41,6 +41,7 @@ pub async fn serve(listener: TcpListener, shared: Shared, address: SocketAddr) -
         .route("/live", get(live))
         .route("/metrics", get(metrics))
         .route("/api/v1/routes", get(routes))
+        .route("/api/v1/policies", get(policies))
         .route("/api/v1/services", get(services))
         .route("/api/v1/proxies", get(proxies))
         .route("/api/v1/diagnostics", get(diagnostics))
@@ -114,8 +115,18 @@ async fn metrics(State(shared): State<Shared>) -> Response {
     }
 }
 
-async fn routes(State(shared): State<Shared>) -> Json<Vec<RouteStatus>> {
-    Json(shared.hub.state().statuses().values().cloned().collect())
+async fn routes(State(shared): State<Shared>) -> Json<Vec<Status>> {
+    Json(statuses(&shared, true))
+}
+
+async fn policies(State(shared): State<Shared>) -> Json<Vec<Status>> {
+    Json(statuses(&shared, false))
+}
+
+fn statuses(shared: &Shared, of_routes: bool) -> Vec<Status> {
+    let state = shared.hub.state();
+    let wanted = state.statuses().iter().filter(|(key, _)| key.kind.route().is_some() == of_routes);
+    wanted.map(|(_, status)| status.clone()).collect()
 }
 
 async fn proxies(State(shared): State<Shared>) -> Json<Vec<ProxyStatus>> {

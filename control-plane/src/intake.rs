@@ -3,12 +3,10 @@
 use tokio::sync::mpsc;
 
 use crate::index::Event;
-use crate::objects::Kind;
-use crate::routes::route_key;
+use crate::objects::{Kind, ObjectKey};
 use crate::run::Shared;
 use crate::source::Batch;
-use crate::translate::RouteStatus;
-use weir_core::route::RouteRef;
+use crate::translate::Status;
 
 /// Takes batches as they come.
 pub(crate) async fn follow(mut batches: mpsc::Receiver<Batch>, shared: Shared) {
@@ -20,8 +18,8 @@ pub(crate) async fn follow(mut batches: mpsc::Receiver<Batch>, shared: Shared) {
 
 fn take(batch: Batch, shared: &Shared) {
     let (hub, metrics) = (&shared.hub, shared.hub.metrics());
-    let Batch { events, diagnostics, locate, routes } = batch;
-    let gone: Vec<RouteRef> = events.iter().filter_map(gone_route).collect();
+    let Batch { events, diagnostics, locate, judged } = batch;
+    let gone: Vec<ObjectKey> = events.iter().filter_map(gone).collect();
     let changes = events.len();
     let applied = hub.apply(events);
     metrics.changes.inc();
@@ -44,26 +42,36 @@ fn take(batch: Batch, shared: &Shared) {
         }
     }
     if let Some(statuses) = shared.cluster_statuses() {
-        statuses.update(routes, gone.iter(), applied.statuses.iter().map(|(route, _)| route));
+        statuses.update(judged, gone.iter(), applied.statuses.iter().map(|(key, _)| key));
     }
-    for (route, status) in &applied.statuses {
-        say(route, status.as_ref());
+    for (key, status) in &applied.statuses {
+        say(key, status.as_ref());
     }
 }
 
-fn say(route: &RouteRef, status: Option<&RouteStatus>) {
+fn say(key: &ObjectKey, status: Option<&Status>) {
+    let name = format!("{}/{}", key.namespace, key.name);
     let Some(status) = status else {
-        tracing::info!(%route, "route status: gone");
+        match key.kind.route() {
+            Some(_) => tracing::info!(route = %name, "route status: gone"),
+            None => tracing::info!(policy = %name, "policy status: gone"),
+        }
         return;
     };
     for parent in &status.parents {
         let summary: Vec<String> =
             parent.conditions.iter().map(|it| format!("{}={} ({})", it.kind, it.status, it.reason)).collect();
-        tracing::info!(%route, parent = parent.parent, "route status: {}", summary.join(", "));
+        let summary = summary.join(", ");
+        match key.kind.route() {
+            Some(_) => tracing::info!(route = %name, parent = parent.parent, "route status: {summary}"),
+            None => tracing::info!(policy = %name, target_service = parent.parent, "policy status: {summary}"),
+        }
     }
 }
 
-fn gone_route(event: &Event) -> Option<RouteRef> {
-    let Event::Delete(key) = event else { return None };
-    route_key(key)
+fn gone(event: &Event) -> Option<ObjectKey> {
+    match event {
+        Event::Delete(key) => Some(key.clone()),
+        Event::Apply(_) => None,
+    }
 }

@@ -7,7 +7,7 @@ use weir_core::route::RouteRef;
 use weir_core::snapshot::ResourceName;
 
 use crate::index::{Event, Index};
-use crate::objects::{Decoded, decode};
+use crate::objects::{Decoded, NamespacedName, decode};
 use crate::source::dir::yaml;
 use crate::translate::Workload;
 
@@ -50,11 +50,12 @@ fn one<'a>(rng: &mut Rng, of: &[&'a str]) -> &'a str {
 /// Something that happens to one of a few objects, all of which refer to each other.
 pub(crate) fn random_event(rng: &mut Rng) -> Event {
     let namespace = one(rng, &NAMESPACES);
-    let value = match rng.u8(..10) {
+    let value = match rng.u8(..12) {
         0 => random_namespace(rng, namespace),
         1 | 2 => random_pod(rng, namespace),
         3 | 4 => random_service(rng, namespace),
         5 | 6 => random_slice(rng, namespace),
+        7 | 8 => random_policy(rng, namespace),
         _ => random_route(rng, namespace),
     };
     match event(&value) {
@@ -162,6 +163,31 @@ fn random_route(rng: &mut Rng, namespace: &str) -> Value {
     })
 }
 
+fn random_policy(rng: &mut Rng, namespace: &str) -> Value {
+    let target = |service: &str, section: &str| {
+        let mut target = json!({"group": "", "kind": "Service", "name": service});
+        if !section.is_empty() {
+            target["sectionName"] = json!(section);
+        }
+        target
+    };
+    let section = one(rng, &["", "", "http", "second", "x"]);
+    let mut targets = vec![target(one(rng, &SERVICES), section)];
+    if rng.u8(..4) == 0 {
+        targets.push(target("s3", ""));
+    }
+    json!({
+        "apiVersion": "weir.dev/v1alpha1", "kind": "TrafficPolicy",
+        "metadata": {"name": one(rng, &["t0", "t1"]), "namespace": namespace, "generation": rng.u8(..3)},
+        "spec": {
+            "targetRefs": targets,
+            "loadBalancing": {"type": one(rng, &["RoundRobin", "RingHash"])},
+            "rateLimits": [{"requests": rng.u8(1..3)}],
+            "faults": [{"delay": "1s", "percent": rng.u8(..3)}],
+        },
+    })
+}
+
 /// Everything that can be asked for in that world.
 pub(crate) fn all_names() -> Vec<ResourceName> {
     let mut names: Vec<ResourceName> = IPS.iter().map(|ip| ResourceName::Address(ip.parse().unwrap())).collect();
@@ -188,6 +214,11 @@ pub(crate) fn all_workloads() -> Vec<Workload> {
     };
     let with_pods = NAMESPACES.iter().flat_map(|namespace| PODS.iter().map(move |pod| workload(namespace, Some(pod), &[])));
     with_pods.chain([workload("a", None, &["10.0.0.1"]), workload("c", Some("other"), &["10.0.0.2"])]).collect()
+}
+
+pub(crate) fn all_policies() -> Vec<NamespacedName> {
+    let both = NAMESPACES.iter().flat_map(|namespace| ["t0", "t1"].map(|name| (namespace, name)));
+    both.map(|(namespace, name)| NamespacedName { namespace: namespace.parse().unwrap(), name: name.parse().unwrap() }).collect()
 }
 
 pub(crate) fn all_routes() -> Vec<RouteRef> {

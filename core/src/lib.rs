@@ -23,6 +23,7 @@ pub mod clock;
 pub mod deadline;
 pub mod names;
 pub mod outlier;
+pub mod policy;
 pub mod reason;
 pub mod retry;
 pub mod rotation;

@@ -61,11 +61,15 @@ pub enum Reason {
     HandshakeFailed,
     /// The connection said nothing for too long.
     DetectTimeout,
+    /// A policy's rate limit is used up.
+    RateLimited,
+    /// A policy wants this failure.
+    FaultInjected,
 }
 
 impl Reason {
     /// All of them, for the metrics' bound and the documentation's test.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::BadRequest,
         Self::HeadersTooLarge,
         Self::ClientAborted,
@@ -93,6 +97,8 @@ impl Reason {
         Self::NotHttp,
         Self::HandshakeFailed,
         Self::DetectTimeout,
+        Self::RateLimited,
+        Self::FaultInjected,
     ];
 
     /// As in `weir-error`, metrics and logs.
@@ -126,10 +132,12 @@ impl Reason {
             Self::NotHttp => "not-http",
             Self::HandshakeFailed => "handshake-failed",
             Self::DetectTimeout => "detect-timeout",
+            Self::RateLimited => "rate-limited",
+            Self::FaultInjected => "fault-injected",
         }
     }
 
-    /// The HTTP status of the answer.
+    /// The HTTP status of the answer; of an injected fault what it is where its policy says nothing.
     #[must_use]
     pub const fn status(self) -> StatusCode {
         match self {
@@ -138,6 +146,7 @@ impl Reason {
             Self::PlaintextRefused | Self::ForeignTrustDomain | Self::TrustDomainUnknown => StatusCode::FORBIDDEN,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::DetectTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::InvalidRoute | Self::InvalidBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Self::ConnectFailed
             | Self::MtlsFailed
@@ -151,6 +160,7 @@ impl Reason {
             | Self::NoEndpoint
             | Self::NoCertificate
             | Self::Overloaded
+            | Self::FaultInjected
             | Self::Loop => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout | Self::RequestTimeout | Self::BackendRequestTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -165,7 +175,7 @@ impl Reason {
             Self::PlaintextRefused | Self::ForeignTrustDomain | Self::TrustDomainUnknown => 7,
             Self::NoRoute => 12,
             Self::ConnectTimeout | Self::RequestTimeout | Self::BackendRequestTimeout | Self::DetectTimeout => 4,
-            Self::Overloaded | Self::HeadersTooLarge => 8,
+            Self::Overloaded | Self::HeadersTooLarge | Self::RateLimited => 8,
             Self::UnknownDestination
             | Self::UnknownPort
             | Self::NoConfiguration
@@ -179,7 +189,24 @@ impl Reason {
             | Self::UpstreamReset
             | Self::BadResponse
             | Self::Loop
+            | Self::FaultInjected
             | Self::UpgradeFailed => 14,
         }
+    }
+}
+
+/// The gRPC status that stands for an HTTP status, as the gRPC project maps them ("HTTP to gRPC Status Code Mapping").
+#[must_use]
+pub const fn grpc_status_of(status: StatusCode) -> u8 {
+    match status {
+        StatusCode::BAD_REQUEST => 13,
+        StatusCode::UNAUTHORIZED => 16,
+        StatusCode::FORBIDDEN => 7,
+        StatusCode::NOT_FOUND => 12,
+        StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::BAD_GATEWAY
+        | StatusCode::SERVICE_UNAVAILABLE
+        | StatusCode::GATEWAY_TIMEOUT => 14,
+        _ => 2,
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::authz::MtlsMode;
 use crate::names::{BackendRef, Identity, ServiceRef, TrustDomain};
+use crate::policy::{BackendPolicy, Injection, RateLimit};
 use crate::route::{RouteTable, StreamTable};
 
 /// What is spoken on a port.
@@ -63,6 +64,8 @@ pub struct ServicePort {
     pub routes: Option<Arc<RouteTable>>,
     /// The TCPRoutes or TLSRoutes attached to it, which route connections as a whole. Never beside `routes`.
     pub streams: Option<Arc<StreamTable>>,
+    /// What its callers are made to meet, on purpose.
+    pub injections: Vec<Injection>,
 }
 
 /// Who can answer for one port of a Service.
@@ -72,6 +75,8 @@ pub struct Endpoints {
     pub name: BackendRef,
     /// Ready endpoints, sorted by address, each address once.
     pub endpoints: Vec<Endpoint>,
+    /// How callers choose among them.
+    pub policy: Arc<BackendPolicy>,
 }
 
 /// One workload behind a service port.
@@ -114,6 +119,8 @@ pub struct InboundPort {
     pub protocol: Protocol,
     /// The service and port that callers reach it by, for labels and messages.
     pub service: Option<BackendRef>,
+    /// How many requests it takes.
+    pub rate_limits: Vec<RateLimit>,
 }
 
 /// The roots that peers' certificates must lead to.

@@ -403,7 +403,7 @@ fn finish(raw: &raw::Metadata, judge: impl FnOnce(RouteMetadata) -> Result<Route
     reader.finish(Some(Object::Route(route.into())))
 }
 
-fn created(raw: &raw::Metadata, reader: &mut Reader) -> i64 {
+pub(super) fn created(raw: &raw::Metadata, reader: &mut Reader) -> i64 {
     let Some(text) = raw.creation_timestamp.as_deref() else { return 0 };
     match OffsetDateTime::parse(text, &Rfc3339) {
         Ok(time) => time.unix_timestamp(),

@@ -7,6 +7,7 @@
 mod annotations;
 mod field;
 mod gateway;
+pub mod policy;
 mod port_set;
 mod raw;
 mod reader;
@@ -35,6 +36,7 @@ pub use service::{Service, ServiceForm, ServicePort};
 pub use slice::{EndpointSlice, SliceEndpoint, SlicePort};
 pub use workload::{Namespace, Pod};
 
+use policy::TrafficPolicy;
 use routes::Route;
 
 /// The kinds of objects that mean something to the mesh.
@@ -56,6 +58,8 @@ pub enum Kind {
     TlsRoute,
     /// `gateway.networking.k8s.io` TCPRoute.
     TcpRoute,
+    /// `weir.dev/v1alpha1` TrafficPolicy.
+    TrafficPolicy,
 }
 
 impl Kind {
@@ -71,6 +75,7 @@ impl Kind {
             Self::GrpcRoute => "GRPCRoute",
             Self::TlsRoute => "TLSRoute",
             Self::TcpRoute => "TCPRoute",
+            Self::TrafficPolicy => "TrafficPolicy",
         }
     }
 
@@ -82,7 +87,7 @@ impl Kind {
             Self::GrpcRoute => Some(RouteKind::Grpc),
             Self::TlsRoute => Some(RouteKind::Tls),
             Self::TcpRoute => Some(RouteKind::Tcp),
-            Self::Namespace | Self::Pod | Self::Service | Self::EndpointSlice => None,
+            Self::Namespace | Self::Pod | Self::Service | Self::EndpointSlice | Self::TrafficPolicy => None,
         }
     }
 
@@ -99,6 +104,7 @@ impl Kind {
                 "TLSRoute",
             ) => Some(Self::TlsRoute),
             ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1alpha2", "TCPRoute") => Some(Self::TcpRoute),
+            ("weir.dev/v1alpha1", "TrafficPolicy") => Some(Self::TrafficPolicy),
             _ => None,
         }
     }
@@ -154,6 +160,8 @@ pub enum Object {
     EndpointSlice(Arc<EndpointSlice>),
     /// A route of any kind. See [`Route`].
     Route(Arc<Route>),
+    /// See [`TrafficPolicy`].
+    TrafficPolicy(Arc<TrafficPolicy>),
 }
 
 impl Object {
@@ -167,6 +175,7 @@ impl Object {
             Self::Service(it) => key(Kind::Service, it.name.namespace.as_str(), it.name.name.as_str()),
             Self::EndpointSlice(it) => key(Kind::EndpointSlice, it.key.namespace.as_str(), it.key.name.as_str()),
             Self::Route(it) => routes::object_key(&it.key),
+            Self::TrafficPolicy(it) => policy::object_key(&it.key),
         }
     }
 }
@@ -217,6 +226,7 @@ pub fn decode(value: &Value) -> Decoded {
         Kind::GrpcRoute => gateway::grpc_route(value),
         Kind::TlsRoute => gateway::tls_route(value),
         Kind::TcpRoute => gateway::tcp_route(value),
+        Kind::TrafficPolicy => policy::policy(value),
     };
     match decoded {
         Ok((object, problems)) => Decoded::Object(object, problems),

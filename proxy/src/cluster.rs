@@ -6,15 +6,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use weir_core::balance::{BalanceConfig, Balancer, Outcome, Ticket};
+use http::HeaderMap;
+use weir_core::balance::{Algorithm, BalanceConfig, Balancer, Outcome, Ticket};
 use weir_core::budget::{BudgetConfig, RetryBudget};
 use weir_core::names::BackendRef;
+use weir_core::policy::{BackendPolicy, hash};
 use weir_core::snapshot::{Endpoint, Endpoints, Protocol};
 
 use crate::exchange::SeriesCache;
 use crate::fault::{Fault, Reason};
 use crate::metrics::MirrorSeries;
 use crate::pool::Upstream;
+use crate::settings::Workload;
 use crate::shared::{ClusterEndpoint, ClusterView, Shared};
 
 /// A backend port.
@@ -27,6 +30,10 @@ pub(crate) struct Cluster {
     balancer: RefCell<Balancer<Rc<Upstream>>>,
     /// What the balancer was last reconciled with.
     endpoints: RefCell<Option<Arc<Endpoints>>>,
+    /// How endpoints are chosen among, as of the same.
+    policy: RefCell<Arc<BackendPolicy>>,
+    /// Where all requests of this workload stand on a ring.
+    source: u64,
     budget: RefCell<RetryBudget>,
     rng: RefCell<fastrand::Rng>,
     /// Where requests that are mirrored to it are counted; looked up with the first.
@@ -43,6 +50,8 @@ impl Cluster {
             shared: Arc::clone(shared),
             balancer: RefCell::new(Balancer::new(BalanceConfig::default())),
             endpoints: RefCell::default(),
+            policy: RefCell::default(),
+            source: source(&shared.settings.workload),
             budget: RefCell::new(RetryBudget::new(BudgetConfig::default())),
             rng: RefCell::new(fastrand::Rng::new()),
             mirrored: OnceCell::new(),
@@ -62,9 +71,26 @@ impl Cluster {
             return;
         }
         *known = Some(Arc::clone(endpoints));
+        self.adopt(&endpoints.policy);
         let list = &endpoints.endpoints;
         let make = |endpoint: &Endpoint| Upstream::new(&self.shared, endpoint.address, endpoint.identity.clone());
         self.balancer.borrow_mut().reconcile(list, self.shared.now(), make);
+    }
+
+    fn adopt(&self, policy: &Arc<BackendPolicy>) {
+        let old = self.policy.replace(Arc::clone(policy));
+        if old.balance != policy.balance {
+            self.balancer.borrow_mut().reconfigure(policy.balance, self.shared.now());
+        }
+        if old.budget != policy.budget {
+            self.budget.replace(RetryBudget::new(policy.budget));
+        }
+    }
+
+    /// Where a request stands on the ring, if there is one.
+    pub(crate) fn key(&self, headers: &HeaderMap) -> Option<u64> {
+        let policy = self.policy.borrow();
+        if policy.balance.algorithm == Algorithm::RingHash { policy.hash_on.key(headers, self.source) } else { None }
     }
 
     /// Picks an endpoint, one that is not among `tried` if there is another.
@@ -72,10 +98,10 @@ impl Cluster {
     /// # Errors
     ///
     /// There is no ready endpoint.
-    pub(crate) fn pick(self: &Rc<Self>, tried: &[SocketAddr]) -> Result<Pick, Fault> {
+    pub(crate) fn pick(self: &Rc<Self>, tried: &[SocketAddr], key: Option<u64>) -> Result<Pick, Fault> {
         let mut balancer = self.balancer.borrow_mut();
         let ticket = balancer
-            .pick(self.shared.now(), &mut self.rng.borrow_mut(), tried)
+            .pick(self.shared.now(), &mut self.rng.borrow_mut(), tried, key)
             .map_err(|_| Fault::new(Reason::NoEndpoint, format!("{} has no ready endpoint", self.backend)))?;
         match (balancer.client(&ticket), balancer.endpoint(&ticket)) {
             (Some(upstream), Some(endpoint)) => Ok(Pick {
@@ -153,6 +179,10 @@ impl Cluster {
         endpoints.sort_by(|a, b| a.address.cmp(&b.address));
         ClusterView { backend: self.backend.to_string(), worker, endpoints }
     }
+}
+
+fn source(workload: &Workload) -> u64 {
+    hash::bytes(format!("{}/{}", workload.namespace, workload.pod).as_bytes())
 }
 
 /// An endpoint that was picked. Dropped without an outcome it counts as abandoned: neither for nor against the endpoint.

@@ -5,11 +5,13 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{HeaderMap, Response};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{HeaderMap, Response, StatusCode};
 use weir_core::authz::Denied;
 pub(crate) use weir_core::reason::Reason;
+use weir_core::reason::grpc_status_of;
 
 use crate::body::Body;
 
@@ -42,6 +44,10 @@ pub(crate) struct Fault {
     pub(crate) reason: Reason,
     /// A sentence for the operator: which thing, what it said.
     pub(crate) detail: Cow<'static, str>,
+    /// The status, where it is not the reason's.
+    status: Option<StatusCode>,
+    /// When another request will pass.
+    retry_after: Option<Duration>,
 }
 
 /// The longest detail that is sent. Details quote names and system errors, never bodies; the bound is for names made to be long.
@@ -50,7 +56,17 @@ const MAX_DETAIL: usize = 400;
 impl Fault {
     /// A failure.
     pub(crate) fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self { reason, detail: detail.into(), status: None, retry_after: None }
+    }
+
+    /// A failure that a policy wants.
+    pub(crate) fn injected(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { status: Some(status), ..Self::new(Reason::FaultInjected, detail) }
+    }
+
+    /// A rate limit that is used up for this long.
+    pub(crate) fn rate_limited(wait: Duration, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { retry_after: Some(wait), ..Self::new(Reason::RateLimited, detail) }
     }
 
     /// The value of `weir-error`.
@@ -82,7 +98,12 @@ impl Fault {
     fn http_response(&self, hop: Hop) -> Response<Body> {
         let text = format!("weir: {}: {}\n", self.reason.as_str(), self.detail);
         let mut response = Response::new(Body::full(text));
-        *response.status_mut() = self.reason.status();
+        *response.status_mut() = self.status.unwrap_or_else(|| self.reason.status());
+        if let Some(wait) = self.retry_after {
+            // In whole seconds (RFC 9110, section 10.2.3), and never too early.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         response.headers_mut().insert(WEIR_ERROR, self.header(hop));
         response
@@ -92,7 +113,13 @@ impl Fault {
         let mut response = Response::new(Body::Empty);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", HeaderValue::from(u16::from(self.reason.grpc_status())));
+        let status = self.status.map_or_else(|| self.reason.grpc_status(), grpc_status_of);
+        headers.insert("grpc-status", HeaderValue::from(u16::from(status)));
+        if let Some(wait) = self.retry_after {
+            // gRPC's own word for it (gRFC A6).
+            let milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+            headers.insert("grpc-retry-pushback-ms", HeaderValue::from(milliseconds));
+        }
         let message = percent_encode(&format!("weir: {}: {}", self.reason.as_str(), self.detail));
         if let Ok(value) = HeaderValue::try_from(message) {
             headers.insert("grpc-message", value);

@@ -15,6 +15,7 @@ use weir_core::names::Resolver;
 use weir_core::snapshot::{ResourceName, Snapshot};
 use weir_tls::{Credentials, Roots};
 
+use crate::inbound::limits::Buckets;
 use crate::metrics::Metrics;
 use crate::probe::Prober;
 use crate::settings::Settings;
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) redirected: AtomicBool,
     /// Asks the application's own probes.
     pub(crate) prober: Prober,
+    /// How far rate limits are used up.
+    pub(crate) buckets: Buckets,
     /// Questions to the workers, filled as they start.
     pub(crate) workers: Mutex<Vec<mpsc::Sender<WorkerQuestion>>>,
     /// The start of this process's [`Moment`]s.
@@ -68,6 +71,7 @@ impl Shared {
             control: ControlState::default(),
             redirected,
             prober,
+            buckets: Buckets::default(),
             workers: Mutex::default(),
             started: Instant::now(),
         }

@@ -70,11 +70,28 @@ async fn every_way_that_a_request_can_go_is_foretold() {
     mesh.service("idle").unready(&one).apply();
     mesh.route("front", RULES);
     mesh.gets(&caller, "http://front/exact", 200).await;
+    mesh.manifests().write(
+        "policy",
+        "apiVersion: weir.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: front, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, name: front}]
+  faults: [{headers: [{name: x-beta, value: fault}], abort: {status: 418}}]
+",
+    );
+    until("the policy is in force", async || {
+        let answer = caller.client().request(Method::GET, "http://front/exact").header("x-beta", "fault").send().await;
+        ensure(answer.status == 418, || format!("{answer:?}"))
+    })
+    .await;
     mesh.reaches(&caller, "http://one/").await;
 
     let get = Method::GET;
     for (method, url, header) in [
         (&get, "http://front/exact", None),
+        (&get, "http://front/exact", Some("x-beta: fault")),
+        (&get, "http://front/away", Some("x-beta: fault")),
         (&get, "http://front/exact/not", None),
         (&get, "http://front/beta/x", None),
         (&get, "http://front/beta/x", Some("x-beta: true")),

@@ -106,3 +106,8 @@ name: weir-injector
 namespace: {{ .Release.Namespace }}
 port: 443
 {{- end -}}
+
+{{- /* A duration as the Gateway API writes it (GEP-2257). */ -}}
+{{- define "weir.duration" -}}
+"^([0-9]{1,5}(h|m|s|ms)){1,4}$"
+{{- end }}

@@ -22,11 +22,12 @@ const fn kind(name: &'static str, group: &'static str, resource: &'static str, i
 const RBAC: &str = "rbac.authorization.k8s.io";
 const ADMISSION: &str = "admissionregistration.k8s.io";
 
-const KINDS: [Kind; 16] = [
+const KINDS: [Kind; 17] = [
     kind("Namespace", "", "namespaces", false),
     kind("NetworkPolicy", "networking.k8s.io", "networkpolicies", true),
     kind("PodDisruptionBudget", "policy", "poddisruptionbudgets", true),
     kind("ServiceAccount", "", "serviceaccounts", true),
+    kind("CustomResourceDefinition", "apiextensions.k8s.io", "customresourcedefinitions", false),
     kind("ClusterRole", RBAC, "clusterroles", false),
     kind("ClusterRoleBinding", RBAC, "clusterrolebindings", false),
     kind("Role", RBAC, "roles", true),

@@ -18,7 +18,7 @@ macro_rules! templates {
 }
 
 /// All templates but the notes, which are for `helm install` to show.
-const TEMPLATES: [(&str, &str); 8] = templates!(
+const TEMPLATES: [(&str, &str); 9] = templates!(
     "_helpers.tpl",
     "control-plane-rbac.yaml",
     "control-plane.yaml",
@@ -26,15 +26,17 @@ const TEMPLATES: [(&str, &str); 8] = templates!(
     "injector.yaml",
     "namespace.yaml",
     "pod-monitors.yaml",
+    "traffic-policy-crd.yaml",
     "webhooks.yaml",
 );
 
 /// The order of kinds in which nothing is missing what it refers to. Kinds that are not here come last.
-const ORDER: [&str; 10] = [
+const ORDER: [&str; 11] = [
     "Namespace",
     "NetworkPolicy",
     "PodDisruptionBudget",
     "ServiceAccount",
+    "CustomResourceDefinition",
     "ClusterRole",
     "ClusterRoleBinding",
     "Role",

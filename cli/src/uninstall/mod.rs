@@ -2,7 +2,8 @@
 //!
 //! The objects of the chart, and what the mesh made while it ran: Secrets, Leases, and the trust bundle in every namespace,
 //! which only the cluster can list. As long as pods have sidecars it refuses, since their certificates end within a day of the
-//! control plane and new pods of their namespaces cannot be created without the injector.
+//! control plane and new pods of their namespaces cannot be created without the injector. The definition of TrafficPolicies stays,
+//! and so do the policies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -123,7 +124,9 @@ fn objects(namespace: &str, found: &Found, keeps_authority: bool) -> Result<Vec<
     };
     let installed = chart::defaults(namespace)?;
     let (mut first, rest): (Vec<_>, Vec<_>) = installed.iter().partition(|object| FIRST.contains(&object.at("/kind")));
-    first.extend(rest.into_iter().rev().filter(|object| object.at("/kind") != "Namespace"));
+    // With the definition of policies all policies would go, which are not the installation's.
+    let stays = ["Namespace", "CustomResourceDefinition"];
+    first.extend(rest.into_iter().rev().filter(|object| !stays.contains(&object.at("/kind"))));
     for object in first {
         add(object.at("/kind"), namespace, object.at("/metadata/name"));
     }

@@ -18,7 +18,7 @@ pub struct Explanation {
     /// The rule that it falls under: `HTTPRoute shop/reviews rule 0`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// Time limits, retries and mirrors of that rule.
+    /// Time limits, retries and mirrors of that rule, and what TrafficPolicies add.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<String>,
     /// Who gets it, each with its share.

@@ -25,6 +25,8 @@ pub struct Dirty {
     pub namespaces: BTreeSet<Label>,
     /// The status of these routes.
     pub routes: BTreeSet<RouteRef>,
+    /// The status of these policies.
+    pub policies: BTreeSet<NamespacedName>,
     /// The trust bundle.
     pub trust: bool,
 }
@@ -39,6 +41,7 @@ impl Dirty {
         self.workload_ips.extend(other.workload_ips);
         self.namespaces.extend(other.namespaces);
         self.routes.extend(other.routes);
+        self.policies.extend(other.policies);
         self.trust |= other.trust;
     }
 

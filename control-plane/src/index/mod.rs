@@ -19,6 +19,7 @@ use weir_core::route::RouteRef;
 pub use dirty::Dirty;
 
 use self::relations::Relations;
+use crate::objects::policy::{TrafficPolicy, policy_key};
 use crate::objects::{EndpointSlice, Kind, Namespace, NamespacedName, Object, ObjectKey, Pod, Service};
 use crate::routes::{Route, route_key};
 
@@ -39,6 +40,7 @@ pub struct Index {
     services: BTreeMap<ServiceRef, Arc<Service>>,
     slices: BTreeMap<NamespacedName, Arc<EndpointSlice>>,
     routes: BTreeMap<RouteRef, Arc<Route>>,
+    policies: BTreeMap<NamespacedName, Arc<TrafficPolicy>>,
     relations: Relations,
 }
 
@@ -52,6 +54,7 @@ impl Index {
             Event::Apply(Object::Service(it)) => self.put_service(&it.name.clone(), Some(it), &mut dirty),
             Event::Apply(Object::EndpointSlice(it)) => self.put_slice(&it.key.clone(), Some(it), &mut dirty),
             Event::Apply(Object::Route(it)) => self.put_route(&it.key.clone(), Some(it), &mut dirty),
+            Event::Apply(Object::TrafficPolicy(it)) => self.put_policy(&it.key.clone(), Some(it), &mut dirty),
             Event::Delete(key) => self.delete(&key, &mut dirty),
         }
         dirty
@@ -70,6 +73,7 @@ impl Index {
             Kind::Namespace => {}
             Kind::Pod => self.put_pod(&NamespacedName { namespace, name }, None, dirty),
             Kind::EndpointSlice => self.put_slice(&NamespacedName { namespace, name }, None, dirty),
+            Kind::TrafficPolicy => self.put_policy(&NamespacedName { namespace, name }, None, dirty),
             Kind::Service => {
                 if let Ok(name) = key.name.parse() {
                     self.put_service(&ServiceRef { namespace, name }, None, dirty);
@@ -145,10 +149,34 @@ impl Index {
         self.relations.routes_to(service).filter_map(|key| self.routes.get(key))
     }
 
+    /// The policy of this name.
+    #[must_use]
+    pub fn policy(&self, key: &NamespacedName) -> Option<&Arc<TrafficPolicy>> {
+        self.policies.get(key)
+    }
+
+    /// All policies by name.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<TrafficPolicy>> {
+        self.policies.values()
+    }
+
+    /// The policies that name this Service as a target, by name.
+    pub fn policies_of(&self, service: &ServiceRef) -> impl Iterator<Item = &Arc<TrafficPolicy>> {
+        self.relations.policies_of(service).filter_map(|key| self.policies.get(key))
+    }
+
+    /// `metadata.generation` of a route or a policy.
+    #[must_use]
+    pub fn judged_generation(&self, key: &ObjectKey) -> Option<i64> {
+        let route = route_key(key).and_then(|key| self.routes.get(&key)).map(|route| route.generation);
+        route.or_else(|| Some(self.policies.get(&policy_key(key)?)?.generation))
+    }
+
     /// How many objects there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.namespaces.len() + self.pods.len() + self.services.len() + self.slices.len() + self.routes.len()
+        let of_kubernetes = self.namespaces.len() + self.pods.len() + self.services.len() + self.slices.len();
+        of_kubernetes + self.routes.len() + self.policies.len()
     }
 
     /// Whether there are none.
@@ -224,6 +252,12 @@ impl Index {
             dirty.services.extend(route.parents.iter().map(|parent| parent.service.clone()));
         }
         dirty.routes.extend(as_parent.chain(as_backend).cloned());
+        dirty.policies.extend(self.relations.policies_of(name).cloned());
+        self.workloads_changed(name, dirty);
+    }
+
+    /// The inbound policy of all workloads behind a Service.
+    fn workloads_changed(&self, name: &ServiceRef, dirty: &mut Dirty) {
         let ips: BTreeSet<IpAddr> = self.slices_of(name).flat_map(|slice| slice.endpoints.iter().map(|it| it.ip)).collect();
         for ip in ips {
             self.ip_changed(ip, dirty);
@@ -255,6 +289,22 @@ impl Index {
             dirty.services.insert(parent.service.clone());
             // One route may take a port from another.
             dirty.routes.extend(self.relations.routes_to(&parent.service).cloned());
+        }
+    }
+
+    fn put_policy(&mut self, key: &NamespacedName, new: Option<Arc<TrafficPolicy>>, dirty: &mut Dirty) {
+        let old = replace(&mut self.policies, key, new.clone());
+        if old == new {
+            return;
+        }
+        self.relations.policy(key, old.as_deref(), new.as_deref());
+        dirty.policies.insert(key.clone());
+        for target in old.iter().chain(&new).flat_map(|policy| &policy.targets) {
+            dirty.services.insert(target.service.clone());
+            dirty.endpoints.insert(target.service.clone());
+            // One policy may take a port from another.
+            dirty.policies.extend(self.relations.policies_of(&target.service).cloned());
+            self.workloads_changed(&target.service, dirty);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use weir_core::names::ServiceRef;
 use weir_core::route::RouteRef;
 
+use crate::objects::policy::TrafficPolicy;
 use crate::objects::{EndpointSlice, NamespacedName, Pod, Service};
 use crate::routes::Route;
 
@@ -21,6 +22,7 @@ pub(super) struct Relations {
     slices_by_ip: Many<IpAddr, NamespacedName>,
     routes_by_parent: Many<ServiceRef, RouteRef>,
     routes_by_backend: Many<ServiceRef, RouteRef>,
+    policies_by_target: Many<ServiceRef, NamespacedName>,
 }
 
 impl Relations {
@@ -48,6 +50,18 @@ impl Relations {
     /// Routes that name the Service as a backend.
     pub(super) fn routes_from(&self, service: &ServiceRef) -> impl Iterator<Item = &RouteRef> {
         self.routes_by_backend.get(service).into_iter().flatten()
+    }
+
+    /// Policies that name the Service as a target.
+    pub(super) fn policies_of(&self, service: &ServiceRef) -> impl Iterator<Item = &NamespacedName> {
+        self.policies_by_target.get(service).into_iter().flatten()
+    }
+
+    pub(super) fn policy(&mut self, key: &NamespacedName, old: Option<&TrafficPolicy>, new: Option<&TrafficPolicy>) {
+        let targets = |policy: Option<&TrafficPolicy>| -> Vec<ServiceRef> {
+            policy.into_iter().flat_map(|policy| policy.targets.iter().map(|it| it.service.clone())).collect()
+        };
+        relate(&mut self.policies_by_target, key, targets(old), targets(new));
     }
 
     pub(super) fn pod(&mut self, key: &NamespacedName, old: Option<&Pod>, new: Option<&Pod>) {

@@ -5,7 +5,7 @@ use weir_core::names::{BackendRef, Label};
 
 use super::{Dirty, Event, Index};
 use crate::objects::ObjectKey;
-use crate::testing::{CLIENTS, all_routes, all_services, all_workloads, random_event, trust_domain};
+use crate::testing::{CLIENTS, all_policies, all_routes, all_services, all_workloads, random_event, trust_domain};
 use crate::translate;
 
 /// Worlds that are played through; more with each run would find little more, these run in a second or two.
@@ -45,7 +45,8 @@ fn keys(index: &Index) -> Vec<ObjectKey> {
     let services = index.services.values().map(|it| Object::Service(it.clone()).key());
     let slices = index.slices.values().map(|it| Object::EndpointSlice(it.clone()).key());
     let routes = index.routes.values().map(|it| Object::Route(it.clone()).key());
-    namespaces.chain(pods).chain(services).chain(slices).chain(routes).collect()
+    let policies = index.policies.values().map(|it| Object::TrafficPolicy(it.clone()).key());
+    namespaces.chain(pods).chain(services).chain(slices).chain(routes).chain(policies).collect()
 }
 
 #[test]
@@ -98,6 +99,11 @@ fn check(before: &Index, after: &Index, dirty: &Dirty, when: &str) {
             || translate::unresolved(before, &route) != translate::unresolved(after, &route);
         assert!(!differs || dirty.routes.contains(&route), "status of {route}, {when}");
     }
+    for policy in all_policies() {
+        let differs = translate::policy_status(before, &policy) != translate::policy_status(after, &policy)
+            || translate::policy_unresolved(before, &policy) != translate::policy_unresolved(after, &policy);
+        assert!(!differs || dirty.policies.contains(&policy), "status of policy {policy}, {when}");
+    }
 }
 
 #[test]
@@ -118,6 +124,7 @@ impl Index {
         let namespaces = self.namespaces.values().map(|it| Event::Apply(Object::Namespace(it.clone())));
         let pods = self.pods.values().map(|it| Event::Apply(Object::Pod(it.clone())));
         let slices = self.slices.values().map(|it| Event::Apply(Object::EndpointSlice(it.clone())));
-        namespaces.chain(pods).chain(slices).collect()
+        let policies = self.policies.values().map(|it| Event::Apply(Object::TrafficPolicy(it.clone())));
+        namespaces.chain(pods).chain(slices).chain(policies).collect()
     }
 }

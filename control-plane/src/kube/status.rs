@@ -1,4 +1,4 @@
-//! Writes what became of routes into their status.
+//! Writes what became of routes and policies into their status.
 //!
 //! [`StatusQueue`] knows every route as the API server has it and which of them should be looked at; [`StatusWriter`] looks at
 //! them on the replica that leads. A route is looked at when it changes, when the mesh judges it otherwise, and once when this
@@ -14,13 +14,12 @@ use kube::core::Request;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use weir_core::route::RouteRef;
 
-pub use super::status_merge::RouteObject;
+pub use super::status_merge::StatusObject;
 use super::status_merge::{Known, Verdict, judge};
 use super::{Cluster, FIELD_MANAGER, Failure, backoff};
+use crate::objects::ObjectKey;
 use crate::publish::Hub;
-use crate::routes;
 use crate::source::kube::kinds::watched;
 
 /// Between two writes: a Service that comes and goes must not keep an API server busy with the routes that name it.
@@ -41,13 +40,13 @@ pub struct StatusQueue {
 
 #[derive(Debug, Default)]
 struct Shared {
-    routes: Mutex<BTreeMap<RouteRef, Entry>>,
+    routes: Mutex<BTreeMap<ObjectKey, Entry>>,
     wake: Notify,
 }
 
 #[derive(Debug)]
 struct Entry {
-    object: RouteObject,
+    object: StatusObject,
     /// When it should be looked at.
     due: Option<Instant>,
     /// Failures in a row.
@@ -60,9 +59,9 @@ impl StatusQueue {
     /// Takes routes as the API server has them now, those that it has no more, and those that the mesh judges otherwise.
     pub fn update<'a>(
         &self,
-        seen: Vec<RouteObject>,
-        gone: impl Iterator<Item = &'a RouteRef>,
-        judged: impl Iterator<Item = &'a RouteRef>,
+        seen: Vec<StatusObject>,
+        gone: impl Iterator<Item = &'a ObjectKey>,
+        judged: impl Iterator<Item = &'a ObjectKey>,
     ) {
         let now = Instant::now();
         let mut routes = self.lock();
@@ -93,7 +92,7 @@ impl StatusQueue {
     }
 
     /// Takes a route that is due, or says when the next one is.
-    fn take(&self, now: Instant) -> Result<RouteObject, Option<Instant>> {
+    fn take(&self, now: Instant) -> Result<StatusObject, Option<Instant>> {
         let mut routes = self.lock();
         let first = routes.values_mut().filter(|entry| entry.due.is_some()).min_by_key(|entry| entry.due);
         match first {
@@ -107,7 +106,7 @@ impl StatusQueue {
     }
 
     /// The route as it is after a request, unless something newer has been heard in the meantime.
-    fn replace(&self, before: &RouteObject, after: RouteObject, written: bool) {
+    fn replace(&self, before: &StatusObject, after: StatusObject, written: bool) {
         if let Some(entry) = self.lock().get_mut(&before.key) {
             if written {
                 entry.failures = 0;
@@ -120,7 +119,7 @@ impl StatusQueue {
     }
 
     /// Look at it again: at once after a conflict, later after anything else.
-    fn again(&self, key: &RouteRef, at_once: bool, rng: &mut fastrand::Rng) {
+    fn again(&self, key: &ObjectKey, at_once: bool, rng: &mut fastrand::Rng) {
         if let Some(entry) = self.lock().get_mut(key) {
             entry.failures = entry.failures.saturating_add(1);
             let wait = if at_once && entry.failures == 1 {
@@ -132,7 +131,7 @@ impl StatusQueue {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<RouteRef, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, Entry>> {
         self.shared.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -190,7 +189,7 @@ impl StatusWriter {
     }
 
     /// Compares a route's status with what it should be, and writes that.
-    async fn look_at(&mut self, route: &RouteObject) {
+    async fn look_at(&mut self, route: &StatusObject) {
         let Verdict::Write(parents) = self.judge(route) else { return };
         if !self.cluster.leadership.is_leader() {
             return;
@@ -214,7 +213,7 @@ impl StatusWriter {
             Ok(()) => {
                 self.count("written");
                 if self.complained.take().is_some() {
-                    tracing::info!("statuses of routes can be written again");
+                    tracing::info!("statuses can be written again");
                 }
             }
             Err(failure) => {
@@ -229,11 +228,11 @@ impl StatusWriter {
         tokio::time::sleep(PAUSE).await;
     }
 
-    fn judge(&self, route: &RouteObject) -> Verdict {
+    fn judge(&self, route: &StatusObject) -> Verdict {
         let known = {
             let state = self.hub.state();
-            let known = state.index().route(&route.key).map(|known| known.generation);
-            known.map(|generation| Known { generation, status: state.statuses().get(&route.key).cloned() })
+            let generation = state.index().judged_generation(&route.key);
+            generation.map(|generation| Known { generation, status: state.statuses().get(&route.key).cloned() })
         };
         judge(route, known.as_ref(), &now())
     }
@@ -241,17 +240,17 @@ impl StatusWriter {
     /// A merge patch, because it needs nothing but the part that changes (of the rest of the route nothing is kept), and replaces
     /// a list as a whole, which an atomic list is anyway. Server-side apply would own the list, and with it others' entries. The
     /// version makes the API server refuse it where anybody has written since.
-    async fn write(&self, route: &RouteObject, parents: &[Value]) -> Result<Value, Failure> {
-        let body = json!({"metadata": {"resourceVersion": route.version}, "status": {"parents": parents}});
+    async fn write(&self, route: &StatusObject, entries: &[Value]) -> Result<Value, Failure> {
+        let body = json!({"metadata": {"resourceVersion": route.version}, "status": {route.form.entries: entries}});
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let name = route.key.name.as_str();
+        let name = &route.key.name;
         let request = requests(&route.key)?.patch_subresource("status", name, &parameters, &Patch::Merge(&body));
         self.send(request).await
     }
 
     /// Reads a route again that somebody else has written in the meantime.
-    async fn refresh(&self, route: &RouteObject, why: String) -> Result<(), Failure> {
-        let request = requests(&route.key)?.get(route.key.name.as_str(), &GetParams::default());
+    async fn refresh(&self, route: &StatusObject, why: String) -> Result<(), Failure> {
+        let request = requests(&route.key)?.get(&route.key.name, &GetParams::default());
         let fresh = self.send(request).await?;
         self.queue.replace(route, route.again(&fresh), false);
         Err(Failure::Conflict(why))
@@ -269,17 +268,16 @@ impl StatusWriter {
         self.hub.metrics().status_writes.with_label_values(&[result]).inc();
     }
 
-    fn complain(&mut self, route: &RouteRef, failure: &Failure) {
+    fn complain(&mut self, key: &ObjectKey, failure: &Failure) {
         if self.complained.replace(failure.reason()) != Some(failure.reason()) {
-            tracing::warn!(%route, "cannot write a route's status: {failure}; it is tried again, and the route is served all the same");
+            tracing::warn!(object = %key, "cannot write a status: {failure}; it is tried again, and what it is about is served all the same");
         }
     }
 }
 
-fn requests(route: &RouteRef) -> Result<Request, Failure> {
-    let kind = routes::object_key(route).kind;
-    let watched = watched(kind).ok_or_else(|| Failure::Server(format!("{} is not watched", kind.as_str())))?;
-    Ok(Request::new(watched.path_in(route.namespace.as_str())))
+fn requests(key: &ObjectKey) -> Result<Request, Failure> {
+    let watched = watched(key.kind).ok_or_else(|| Failure::Server(format!("{} is not watched", key.kind.as_str())))?;
+    Ok(Request::new(watched.path_in(&key.namespace)))
 }
 
 /// The time as Kubernetes writes it, in whole seconds.

@@ -4,9 +4,8 @@ use std::slice;
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use weir_core::route::{RouteKind, RouteRef};
 
-use super::status::{RouteObject, StatusQueue, StatusWriter};
+use super::status::{StatusObject, StatusQueue, StatusWriter};
 use super::status_merge::{Known, Verdict, judge};
 use super::testing::{Answer, Script, script};
 use super::{Cluster, Leadership};
@@ -14,15 +13,15 @@ use crate::ca::Authority;
 use crate::ca::sign::LEAF_LIFETIME;
 use crate::index::Event;
 use crate::metrics::Metrics;
-use crate::objects::{self, Decoded};
+use crate::objects::{self, Decoded, Kind, ObjectKey};
 use crate::publish::Hub;
-use crate::translate::{CONTROLLER, Condition, ParentStatus, RouteStatus};
+use crate::translate::{CONTROLLER, Condition, ParentStatus, Status};
 
 const BEFORE: &str = "2025-01-01T00:00:00Z";
 const NOW: &str = "2026-01-01T00:00:00Z";
 
-fn key() -> RouteRef {
-    RouteRef { kind: RouteKind::Http, namespace: "shop".parse().unwrap(), name: "r".parse().unwrap() }
+fn key() -> ObjectKey {
+    ObjectKey { kind: Kind::HttpRoute, namespace: "shop".into(), name: "r".into() }
 }
 
 /// As an API server has it: with defaults filled in.
@@ -46,12 +45,12 @@ fn others() -> Value {
     entry(&gateway(), "example.com/gateway", "True", 1, BEFORE)
 }
 
-fn object(generation: i64, parents: &[Value], status: &[Value]) -> RouteObject {
+fn object(generation: i64, parents: &[Value], status: &[Value]) -> StatusObject {
     let value = json!({
         "metadata": {"name": "r", "namespace": "shop", "generation": generation, "resourceVersion": "7"},
         "spec": {"parentRefs": parents}, "status": {"parents": status},
     });
-    RouteObject::read(key(), &value, None)
+    StatusObject::read(&key(), &value, None).unwrap()
 }
 
 /// Judged at `generation`, with a status for each parent at these positions.
@@ -68,7 +67,7 @@ fn known(generation: i64, status: &'static str, positions: &[usize]) -> Known {
             observed_generation: generation,
         }],
     });
-    let status = (!positions.is_empty()).then(|| RouteStatus {
+    let status = (!positions.is_empty()).then(|| Status {
         kind: "HTTPRoute",
         namespace: "shop".to_owned(),
         name: "r".to_owned(),
@@ -84,7 +83,7 @@ fn ours(name: &str, status: &str, generation: i64, since: &str) -> Value {
 #[test]
 fn only_our_entries_are_ever_others() {
     let (a, b, edge) = (parent("a"), parent("b"), gateway());
-    let table: Vec<(&str, RouteObject, Known, Verdict)> = vec![
+    let table: Vec<(&str, StatusObject, Known, Verdict)> = vec![
         (
             "a new route: beside what others say",
             object(1, &[edge.clone(), a.clone()], &[others()]),
@@ -142,7 +141,7 @@ fn a_version_that_cannot_be_taken_is_not_accepted() {
         "metadata": {"name": "r", "namespace": "shop", "generation": 4, "resourceVersion": "7"},
         "spec": {"parentRefs": [gateway(), parent("a")]}, "status": {"parents": [others(), ours("a", "True", 3, BEFORE)]},
     });
-    let object = RouteObject::read(key(), &value, Some("spec.rules[0]: no".to_owned()));
+    let object = StatusObject::read(&key(), &value, Some("spec.rules[0]: no".to_owned())).unwrap();
     for (known, says) in [(Some(known(3, "True", &[1])), "(generation 3) is served on"), (None, "nothing of it is served")] {
         let Verdict::Write(parents) = judge(&object, known.as_ref(), NOW) else { panic!("nothing to write") };
         assert_eq!(parents.len(), 2);
@@ -174,7 +173,8 @@ fn writer(answers: Vec<Answer>) -> (Script, StatusQueue) {
     let cluster =
         Cluster { client: script.client.clone(), namespace: "weir-system".to_owned(), leadership: Leadership::always() };
     tokio::spawn(StatusWriter::new(queue.clone(), hub, cluster).run(CancellationToken::new()));
-    queue.update(vec![RouteObject::read(key(), &route("7", &[others()]), None)], std::iter::empty(), std::iter::empty());
+    let object = StatusObject::read(&key(), &route("7", &[others()]), None).unwrap();
+    queue.update(vec![object], std::iter::empty(), std::iter::empty());
     (script, queue)
 }
 
@@ -215,4 +215,24 @@ async fn a_conflict_is_read_again_and_an_absent_server_waited_for() {
         assert_eq!(asked.body["status"]["parents"].as_array().unwrap().len(), 3);
         assert_eq!(asked.body["status"]["parents"][1], second);
     }
+}
+
+#[test]
+fn a_policys_status_has_the_names_of_its_own_form() {
+    let target = json!({"group": "", "kind": "Service", "name": "a"});
+    let key = ObjectKey { kind: Kind::TrafficPolicy, namespace: "shop".into(), name: "p".into() };
+    let value = json!({
+        "metadata": {"name": "p", "namespace": "shop", "generation": 2, "resourceVersion": "7"},
+        "spec": {"targetRefs": [target]},
+    });
+    let object = StatusObject::read(&key, &value, None).unwrap();
+    let Verdict::Write(entries) = judge(&object, Some(&known(2, "True", &[0])), NOW) else { panic!("nothing to write") };
+    assert_eq!(entries[0]["ancestorRef"], target);
+    assert_eq!(entries[0]["controllerName"], CONTROLLER);
+    let refused = StatusObject::read(&key, &value, Some("spec.faults[0]: no".to_owned())).unwrap();
+    let Verdict::Write(entries) = judge(&refused, None, NOW) else { panic!("nothing to write") };
+    assert_eq!(
+        (&entries[0]["conditions"][0]["reason"], &entries[0]["conditions"][0]["status"]),
+        (&json!("Invalid"), &json!("False"))
+    );
 }

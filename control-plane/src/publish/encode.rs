@@ -8,7 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use weir_core::authz::MtlsMode;
+use weir_core::balance::{Algorithm, EjectionConfig};
+use weir_core::budget::BudgetConfig;
 use weir_core::names::{BackendRef, ServiceRef};
+use weir_core::policy::{BackendPolicy, HashOn, Injection, RateKey, RateLimit};
 use weir_core::route::filter::cors::{Cors, Names};
 use weir_core::route::{
     Filter, HeaderChanges, HttpMatch, HttpRule, Mirror, PathChange, PathMatch, Redirect, RetryPolicy, Rewrite, RouteKind,
@@ -109,6 +112,7 @@ fn service_port(port: u16, it: &ServicePort) -> v1::ServicePort {
         protocol: protocol(it.protocol).into(),
         http_routes: it.routes.as_deref().map(routes),
         stream_routes: it.streams.as_deref().map(streams),
+        injections: it.injections.iter().map(injection).collect(),
     }
 }
 
@@ -268,7 +272,64 @@ fn retry(policy: &RetryPolicy) -> v1::Retry {
 }
 
 fn endpoints(it: &Endpoints) -> v1::Endpoints {
-    v1::Endpoints { name: Some(backend_name(&it.name)), endpoints: it.endpoints.iter().map(endpoint).collect() }
+    v1::Endpoints {
+        name: Some(backend_name(&it.name)),
+        endpoints: it.endpoints.iter().map(endpoint).collect(),
+        policy: (*it.policy != BackendPolicy::default()).then(|| backend_policy(&it.policy)),
+    }
+}
+
+fn backend_policy(it: &BackendPolicy) -> v1::BackendPolicy {
+    use v1::hash_on::Kind;
+    let balancer = match it.balance.algorithm {
+        Algorithm::PeakEwma => v1::Balancer::PeakEwma,
+        Algorithm::LeastRequest => v1::Balancer::LeastRequest,
+        Algorithm::RoundRobin => v1::Balancer::RoundRobin,
+        Algorithm::RingHash => v1::Balancer::RingHash,
+    };
+    let hash_on = match &it.hash_on {
+        HashOn::Source => None,
+        HashOn::Header(name) => Some(Kind::Header(name.as_str().to_owned())),
+        HashOn::Cookie(name) => Some(Kind::Cookie(name.to_string())),
+    };
+    let EjectionConfig { consecutive_failures, base, max, max_ejected_percent } = it.balance.ejection;
+    let BudgetConfig { percent, min_per_second, window } = it.budget;
+    v1::BackendPolicy {
+        balancer: balancer.into(),
+        hash_on: Some(v1::HashOn { kind: hash_on }),
+        slow_start_ms: milliseconds(it.balance.slow_start),
+        ejection: Some(v1::Ejection {
+            consecutive_failures,
+            base_ms: milliseconds(base),
+            max_ms: milliseconds(max),
+            max_ejected_percent,
+        }),
+        retry_budget: Some(v1::RetryBudget { percent, min_per_second, window_ms: milliseconds(window) }),
+    }
+}
+
+fn injection(it: &Injection) -> v1::Injection {
+    v1::Injection {
+        numerator: it.share.numerator(),
+        denominator: it.share.denominator(),
+        headers: it.headers.iter().map(|header| key_match(header.name.as_str(), &header.value)).collect(),
+        delay_ms: milliseconds(it.delay),
+        abort_status: it.abort.map(|status| status.as_u16().into()).unwrap_or_default(),
+    }
+}
+
+fn rate_limit(it: &RateLimit) -> v1::RateLimit {
+    let key = match it.key {
+        RateKey::Caller => v1::RateKey::Caller,
+        RateKey::All => v1::RateKey::All,
+    };
+    v1::RateLimit {
+        policy: it.policy.to_string(),
+        requests: it.requests,
+        per_ms: milliseconds(it.per),
+        burst: it.burst,
+        key: key.into(),
+    }
 }
 
 fn endpoint(it: &Endpoint) -> v1::Endpoint {
@@ -299,6 +360,7 @@ fn inbound(it: &Inbound) -> v1::Inbound {
         port: (*port).into(),
         protocol: protocol(it.protocol).into(),
         service: it.service.as_ref().map(backend_name),
+        rate_limits: it.rate_limits.iter().map(rate_limit).collect(),
     });
     v1::Inbound { mtls: mtls.into(), ports: ports.collect() }
 }

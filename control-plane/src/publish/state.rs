@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weir_core::names::{ServiceRef, TrustDomain};
-use weir_core::route::RouteRef;
 use weir_core::snapshot::{Resource, ResourceName, TrustBundle};
 
 use super::resources::{Encoded, Resources};
 use crate::index::{Dirty, Event, Index};
-use crate::objects::{ObjectKey, Problem};
+use crate::objects::{ObjectKey, Problem, policy};
 use crate::routes;
-use crate::translate::{self, RouteStatus, Workload};
+use crate::translate::{self, Status, Workload};
 
 /// Everything that proxies and pages are told.
 #[derive(Debug)]
@@ -19,8 +18,9 @@ pub struct State {
     index: Index,
     resources: Resources,
     trust: Arc<TrustBundle>,
-    statuses: BTreeMap<RouteRef, RouteStatus>,
-    unresolved: BTreeMap<RouteRef, Vec<Problem>>,
+    /// Of routes and policies.
+    statuses: BTreeMap<ObjectKey, Status>,
+    unresolved: BTreeMap<ObjectKey, Vec<Problem>>,
     mismatched: BTreeMap<ServiceRef, Vec<(ObjectKey, Problem)>>,
 }
 
@@ -29,8 +29,8 @@ pub struct State {
 pub struct Applied {
     /// What may look different now.
     pub dirty: Dirty,
-    /// Routes whose status is another, and what it is now; `None` for one that is gone.
-    pub statuses: Vec<(RouteRef, Option<RouteStatus>)>,
+    /// Routes and policies whose status is another, and what it is now; `None` for one that is gone.
+    pub statuses: Vec<(ObjectKey, Option<Status>)>,
 }
 
 impl State {
@@ -58,15 +58,22 @@ impl State {
             keep(&mut self.mismatched, service, translate::mismatched(&self.index, service));
         }
         let mut statuses = Vec::new();
-        for key in &dirty.routes {
-            keep(&mut self.unresolved, key, translate::unresolved(&self.index, key));
-            let new = translate::status(&self.index, key);
+        let index = &self.index;
+        let routes = dirty
+            .routes
+            .iter()
+            .map(|route| (routes::object_key(route), translate::unresolved(index, route), translate::status(index, route)));
+        let policies = dirty.policies.iter().map(|policy| {
+            (policy::object_key(policy), translate::policy_unresolved(index, policy), translate::policy_status(index, policy))
+        });
+        for (key, unresolved, new) in routes.chain(policies) {
+            keep(&mut self.unresolved, &key, unresolved);
             let old = match &new {
                 Some(status) => self.statuses.insert(key.clone(), status.clone()),
-                None => self.statuses.remove(key),
+                None => self.statuses.remove(&key),
             };
             if old != new {
-                statuses.push((key.clone(), new));
+                statuses.push((key, new));
             }
         }
         Applied { dirty, statuses }
@@ -126,20 +133,19 @@ impl State {
         &self.trust
     }
 
-    /// The status of every route.
+    /// The status of every route and every policy.
     #[must_use]
-    pub const fn statuses(&self) -> &BTreeMap<RouteRef, RouteStatus> {
+    pub const fn statuses(&self) -> &BTreeMap<ObjectKey, Status> {
         &self.statuses
     }
 
-    /// What objects say of others that is not so: routes and their backends and parents, slices and their Services.
+    /// What objects say of others that is not so: routes and their backends and parents, policies and their targets, slices and
+    /// their Services.
     #[must_use]
     pub fn problems(&self) -> Vec<(ObjectKey, Problem)> {
-        let routes = self.unresolved.iter().flat_map(|(route, problems)| {
-            let key = routes::object_key(route);
-            problems.iter().map(move |problem| (key.clone(), problem.clone()))
-        });
-        routes.chain(self.mismatched.values().flatten().cloned()).collect()
+        let unresolved =
+            self.unresolved.iter().flat_map(|(key, problems)| problems.iter().map(|problem| (key.clone(), problem.clone())));
+        unresolved.chain(self.mismatched.values().flatten().cloned()).collect()
     }
 }
 

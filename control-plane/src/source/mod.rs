@@ -8,7 +8,7 @@ pub mod kube;
 
 use crate::diagnostics::{Diagnostic, Locate};
 use crate::index::Event;
-use crate::kube::status::RouteObject;
+use crate::kube::status::StatusObject;
 
 /// What a source saw at one time.
 pub struct Batch {
@@ -18,8 +18,8 @@ pub struct Batch {
     pub diagnostics: Vec<Diagnostic>,
     /// Finds where an object's field is written.
     pub locate: Locate,
-    /// The routes among the events as the API server has them, for whoever writes their status. A directory has none.
-    pub routes: Vec<RouteObject>,
+    /// The routes and policies among the events as the API server has them, for whoever writes their status. A directory has none.
+    pub judged: Vec<StatusObject>,
 }
 
 impl std::fmt::Debug for Batch {

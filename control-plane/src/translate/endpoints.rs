@@ -7,6 +7,7 @@ use std::sync::Arc;
 use weir_core::names::{BackendRef, Identity, TrustDomain};
 use weir_core::snapshot::{Endpoint, Endpoints, Protocol};
 
+use super::policy::in_force;
 use super::protocol::{behind, pod_opaque, said};
 use crate::index::Index;
 use crate::objects::{Pod, ServicePort, SliceEndpoint};
@@ -24,7 +25,8 @@ pub fn endpoints(index: &Index, name: &BackendRef, trust_domain: &TrustDomain) -
     if endpoints.is_empty() {
         endpoints = collect(|it| it.serving && it.terminating);
     }
-    Some(Endpoints { name: name.clone(), endpoints: endpoints.into_values().collect() })
+    let policy = in_force(index, &name.service, port).map(|it| it.backend.clone()).unwrap_or_default();
+    Some(Endpoints { name: name.clone(), endpoints: endpoints.into_values().collect(), policy: Arc::new(policy) })
 }
 
 fn collect(

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use weir_core::names::{BackendRef, Label, ObjectName};
 use weir_core::snapshot::{Inbound, InboundPort, Protocol};
 
+use super::policy::in_force;
 use super::protocol::{behind, namespace_opaque, said, server_first};
 use crate::index::Index;
 use crate::objects::{EndpointSlice, NamespacedName, Pod, PortSet};
@@ -55,7 +56,7 @@ pub fn inbound(index: &Index, workload: &Workload) -> Inbound {
         }
     }
     for port in opaque.iter().flat_map(|set| set.iter()).take(MAX_OPAQUE_PORTS) {
-        ports.entry(port).or_insert(InboundPort { protocol: Protocol::Opaque, service: None });
+        ports.entry(port).or_insert(InboundPort { protocol: Protocol::Opaque, ..InboundPort::default() });
     }
     Inbound { mtls, ports }
 }
@@ -81,8 +82,16 @@ fn add(index: &Index, slice: &EndpointSlice, opaque: Option<&PortSet>, ports: &m
             let by_number = (server_first(port.port) || server_first(target.port)).then_some(Protocol::Opaque);
             let protocol = behind(said(index, service, port).or(by_number), target.port, opaque);
             let backend = BackendRef { service: service.name.clone(), port: port.port };
-            let entry = ports.entry(target.port).or_insert_with(|| InboundPort { protocol, service: Some(backend.clone()) });
+            let new = || InboundPort { protocol, service: Some(backend.clone()), rate_limits: Vec::new() };
+            let entry = ports.entry(target.port).or_insert_with(new);
             entry.protocol = both(entry.protocol, protocol);
+            // Of every Service that leads here: whoever calls by one of them has passed the others' limits too.
+            let limits = in_force(index, &service.name, port).into_iter().flat_map(|policy| &policy.rate_limits);
+            for limit in limits {
+                if !entry.rate_limits.contains(limit) {
+                    entry.rate_limits.push(limit.clone());
+                }
+            }
             // Of several Services that lead here the first by name gives the labels.
             if entry.service.as_ref().is_none_or(|current| backend < *current) {
                 entry.service = Some(backend);

@@ -1,7 +1,7 @@
 //! What a proxy is told, made of the objects. Pure: the same index gives the same answer.
 //!
 //! [`service()`] and [`endpoints()`] are what callers see, [`address()`] what stands behind an address that was dialled, [`inbound()`]
-//! what a workload's own proxy must know, and [`status()`] what the author of a route must know.
+//! what a workload's own proxy must know, and [`status()`] and [`policy_status()`] what the author of a route or a policy must know.
 
 mod address;
 mod attach;
@@ -9,6 +9,7 @@ mod backend;
 mod endpoints;
 mod inbound;
 mod mismatch;
+mod policy;
 mod protocol;
 mod service;
 mod status;
@@ -19,5 +20,6 @@ pub use address::address;
 pub use endpoints::endpoints;
 pub use inbound::{Workload, inbound};
 pub use mismatch::mismatched;
+pub use policy::{in_force, policy_status, policy_unresolved};
 pub use service::{ServiceView, service, view};
-pub use status::{CONTROLLER, Condition, ParentStatus, RouteStatus, status, unresolved};
+pub use status::{CONTROLLER, Condition, ParentStatus, Status, status, unresolved};

@@ -9,6 +9,7 @@ use weir_core::snapshot::{Protocol, Service, ServicePort};
 
 use super::attach::{self, Attached};
 use super::backend::unresolved;
+use super::policy::in_force;
 use super::protocol::{said, server_first};
 use crate::index::Index;
 use crate::objects::{self, ServiceForm};
@@ -82,7 +83,8 @@ fn service_port(
         }
         None => {}
     }
-    ServicePort { name: Arc::clone(&port.name), protocol, routes, streams }
+    let injections = in_force(index, &service.name, port).map(|it| it.injections.clone()).unwrap_or_default();
+    ServicePort { name: Arc::clone(&port.name), protocol, routes, streams, injections }
 }
 
 fn stream_rule(index: &Index, route: &Route, rule: &Rule, refers: &mut BTreeSet<BackendRef>) -> StreamRule {

@@ -1,4 +1,4 @@
-//! The status of a route: what its author must know.
+//! The status of a route: what its author must know. That of a policy has the same form.
 
 use serde::Serialize;
 use weir_core::names::ServiceRef;
@@ -15,27 +15,27 @@ pub const CONTROLLER: &str = "weir.dev/mesh";
 /// A message lists this many problems; the rest is counted. Kubernetes takes messages of 32,768 characters.
 const MAX_LISTED: usize = 8;
 
-/// The status of a route.
+/// The status of a route or a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RouteStatus {
-    /// `HTTPRoute`, `GRPCRoute`, `TLSRoute` or `TCPRoute`.
+pub struct Status {
+    /// `HTTPRoute`, `GRPCRoute`, `TLSRoute`, `TCPRoute` or `TrafficPolicy`.
     pub kind: &'static str,
     /// Its namespace.
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// One entry for each parent that the mesh answers for.
+    /// One entry for each parent of a route that the mesh answers for, or each target of a policy.
     pub parents: Vec<ParentStatus>,
 }
 
-/// A route's status for one of its parents.
+/// The status for one of the parents, or targets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ParentStatus {
     /// The parent in one line: `shop/reviews:80`.
     pub parent: String,
-    /// Position in `parentRefs`.
+    /// Position in `parentRefs`, or `targetRefs`.
     pub parent_index: usize,
     /// Always [`CONTROLLER`].
     pub controller_name: &'static str,
@@ -62,7 +62,7 @@ pub struct Condition {
 
 /// The status of a route, `None` if there is no such route or none of its parents is a Service.
 #[must_use]
-pub fn status(index: &Index, key: &RouteRef) -> Option<RouteStatus> {
+pub fn status(index: &Index, key: &RouteRef) -> Option<Status> {
     let route = index.route(key)?;
     if route.parents.is_empty() {
         return None;
@@ -74,7 +74,7 @@ pub fn status(index: &Index, key: &RouteRef) -> Option<RouteStatus> {
         controller_name: CONTROLLER,
         conditions: conditions(index, route, parent, &lost),
     });
-    Some(RouteStatus {
+    Some(Status {
         kind: routes::object_key(key).kind.as_str(),
         namespace: key.namespace.to_string(),
         name: key.name.to_string(),

@@ -9,7 +9,7 @@ use weir_core::names::BackendRef;
 use weir_core::route::{HttpRule, PathMatch, ValueMatch, WeightedBackend};
 use weir_core::snapshot::{AddressTarget, Endpoint};
 
-use super::{RouteStatus, Workload};
+use super::{Status, Workload};
 use crate::index::Index;
 use crate::testing::{index, trust_domain};
 
@@ -114,7 +114,7 @@ fn show_inbound(index: &Index, namespace: &str, pod: &str, ips: &[&str]) -> Stri
 }
 
 fn show_status(index: &Index) -> String {
-    let all: Vec<RouteStatus> = index.routes().filter_map(|route| super::status(index, &route.key)).collect();
+    let all: Vec<Status> = index.routes().filter_map(|route| super::status(index, &route.key)).collect();
     let mut text = String::new();
     for status in all {
         for parent in status.parents {

@@ -1,11 +1,13 @@
 //! Which endpoint gets a request.
 //!
 //! One [`Balancer`] is one worker's view of one backend port. [`Balancer::pick`] takes the cheaper of two random endpoints
-//! ([`p2c`], [`ewma`]) that are neither ejected nor tried before by the same request; [`Balancer::finish`] learns from how it
-//! went, and ejects ([`outlier`](crate::outlier)). Neither allocates, and neither grows with the number of endpoints.
+//! ([`p2c`], [`ewma`]) that are neither ejected nor tried before by the same request, or what another [`Algorithm`] says;
+//! [`Balancer::finish`] learns from how it went, and ejects ([`outlier`](crate::outlier)). Neither allocates, and neither grows with
+//! the number of endpoints.
 
 mod ewma;
 mod p2c;
+mod ring;
 mod set;
 
 use std::collections::HashMap;
@@ -20,16 +22,40 @@ pub use crate::outlier::{EjectionConfig, FailureCause, Outcome};
 use crate::snapshot::Endpoint;
 pub use ewma::EwmaConfig;
 use ewma::PeakEwma;
+use ring::Ring;
 use set::{EndpointSet, Key};
 
 /// How a balancer behaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BalanceConfig {
+    /// How one of them is chosen.
+    pub algorithm: Algorithm,
+    /// An endpoint that joins others gets its whole share of requests after this time, and a growing part of it before. Zero: at
+    /// once.
+    pub slow_start: Duration,
     /// How endpoints are compared.
     pub ewma: EwmaConfig,
     /// When they are left out.
     pub ejection: EjectionConfig,
 }
+
+/// How an endpoint is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// Of two random ones the one with the smaller product of latency and requests under way.
+    #[default]
+    PeakEwma,
+    /// Of two random ones the one with fewer requests under way.
+    LeastRequest,
+    /// One after the other.
+    RoundRobin,
+    /// Requests with one key go to one endpoint; when endpoints come or go, as few keys as possible move. Requests without a key
+    /// go as with [`PeakEwma`](Self::PeakEwma).
+    RingHash,
+}
+
+/// The part of its share that an endpoint gets in its first moments of a slow start.
+const LEAST_SHARE: f64 = 0.1;
 
 /// No endpoint can take the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -90,6 +116,10 @@ pub struct EndpointView<'a> {
 pub struct Balancer<C> {
     config: BalanceConfig,
     set: EndpointSet<C>,
+    /// Empty unless it is asked for.
+    ring: Ring,
+    /// Whose turn it is.
+    turn: usize,
     /// Which of the ejected endpoints is looked at next.
     probe_cursor: usize,
 }
@@ -98,7 +128,16 @@ impl<C> Balancer<C> {
     /// Without endpoints.
     #[must_use]
     pub const fn new(config: BalanceConfig) -> Self {
-        Self { config, set: EndpointSet::new(), probe_cursor: 0 }
+        Self { config, set: EndpointSet::new(), ring: Ring::new(), turn: 0, probe_cursor: 0 }
+    }
+
+    /// Takes over another configuration; what is known of the endpoints stays.
+    pub fn reconfigure(&mut self, config: BalanceConfig, now: Moment) {
+        if self.config != config {
+            self.config = config;
+            self.build_ring();
+            self.keep_cap(now);
+        }
     }
 
     /// Takes over a new set of endpoints. Those that are equal to what is there keep their handle and all that is known of them;
@@ -118,24 +157,32 @@ impl<C> Balancer<C> {
             })
             .map(|(slot, _)| slot)
             .collect();
+        // Where there was nobody, nobody is new.
+        let joined = if self.set.len() == 0 { None } else { Some(now) };
+        let changed = !gone.is_empty() || !wanted.is_empty();
         gone.into_iter().for_each(|slot| self.set.remove(slot));
         for endpoint in endpoints {
             if wanted.remove(&endpoint.address).is_some() {
-                self.set.insert(endpoint.clone(), make(endpoint), PeakEwma::new(&self.config.ewma));
+                self.set.insert(endpoint.clone(), make(endpoint), PeakEwma::new(&self.config.ewma), joined);
             }
+        }
+        if changed {
+            self.build_ring();
         }
         self.keep_cap(now);
     }
 
-    /// Picks an endpoint for an attempt that starts now. `tried` are the addresses that the same request has been to.
+    /// Picks an endpoint for an attempt that starts now. `tried` are the addresses that the same request has been to, `key` is what
+    /// a ring is asked for.
     ///
     /// # Errors
     ///
     /// [`NoEndpoint::None`] when the set is empty.
-    pub fn pick(&mut self, now: Moment, rng: &mut Rng, tried: &[SocketAddr]) -> Result<Ticket, NoEndpoint> {
+    pub fn pick(&mut self, now: Moment, rng: &mut Rng, tried: &[SocketAddr], key: Option<u64>) -> Result<Ticket, NoEndpoint> {
         let slot = self
-            .due_probe(now, tried)
-            .or_else(|| self.cheaper_of_two(self.set.serving(), tried, now, rng))
+            .by_key(key, tried, now)
+            .or_else(|| self.due_probe(now, tried))
+            .or_else(|| self.serving(tried, now, rng))
             // An endpoint that this request has not been to, even an ejected one, before one where it has just failed.
             .or_else(|| self.cheaper_of_two(self.set.ejected(), tried, now, rng))
             .or_else(|| self.cheaper_of_two(self.set.serving(), &[], now, rng))
@@ -239,10 +286,78 @@ impl<C> Balancer<C> {
         self.set.in_slot(slot).filter(|entry| entry.health.is_due(now)).map(|_| slot)
     }
 
+    /// The endpoint that the ring names for a key: the first from there on that serves and has not been tried. One that is ejected
+    /// and waits for a probe gets it from the keys that are its own.
+    fn by_key(&self, key: Option<u64>, tried: &[SocketAddr], now: Moment) -> Option<usize> {
+        let takes = |slot: usize| {
+            self.set.in_slot(slot).is_some_and(|it| {
+                let probe = tried.is_empty() && it.health.is_due(now);
+                (it.health.ejected_until().is_none() || probe) && !tried.contains(&it.endpoint.address)
+            })
+        };
+        self.ring.from(key?).find(|slot| takes(*slot))
+    }
+
+    /// One of the serving endpoints. One that has joined not long ago passes some of its requests on to others.
+    fn serving(&mut self, tried: &[SocketAddr], now: Moment, rng: &mut Rng) -> Option<usize> {
+        let chosen = self.by_algorithm(tried, now, rng)?;
+        if self.share(chosen, now) >= 1.0 || rng.f64() < self.share(chosen, now) {
+            return Some(chosen);
+        }
+        let address = self.set.in_slot(chosen)?.endpoint.address;
+        let others: Vec<SocketAddr> = tried.iter().copied().chain([address]).collect();
+        self.by_algorithm(&others, now, rng).or(Some(chosen))
+    }
+
+    /// The part of its share that an endpoint gets.
+    fn share(&self, slot: usize, now: Moment) -> f64 {
+        let joined = self.set.in_slot(slot).and_then(|it| it.joined);
+        match joined.map(|joined| now.since(joined)) {
+            Some(age) if age < self.config.slow_start => age.div_duration_f64(self.config.slow_start).max(LEAST_SHARE),
+            _ => 1.0,
+        }
+    }
+
+    fn by_algorithm(&mut self, tried: &[SocketAddr], now: Moment, rng: &mut Rng) -> Option<usize> {
+        match self.config.algorithm {
+            Algorithm::RoundRobin => self.next_in_turn(tried),
+            Algorithm::PeakEwma | Algorithm::LeastRequest | Algorithm::RingHash => {
+                self.cheaper_of_two(self.set.serving(), tried, now, rng)
+            }
+        }
+    }
+
+    fn next_in_turn(&mut self, tried: &[SocketAddr]) -> Option<usize> {
+        let serving = self.set.serving();
+        // Those that are barred are at most as many as were tried, so this looks at few, however many there are.
+        for step in 1..=serving.len().min(tried.len() + 1) {
+            let turn = self.turn.wrapping_add(step) % serving.len();
+            let slot = *serving.get(turn)?;
+            if self.set.in_slot(slot).is_some_and(|it| !tried.contains(&it.endpoint.address)) {
+                self.turn = turn;
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    fn build_ring(&mut self) {
+        let wanted = self.config.algorithm == Algorithm::RingHash;
+        let members = self.set.entries().filter(|_| wanted).map(|(slot, entry)| (slot, entry.endpoint.address));
+        self.ring = Ring::of(members.collect());
+    }
+
     fn cheaper_of_two(&self, slots: &[usize], tried: &[SocketAddr], now: Moment, rng: &mut Rng) -> Option<usize> {
         let entry = |index: usize| self.set.in_slot(*slots.get(index)?);
         let barred = |index| entry(index).is_none_or(|it| tried.contains(&it.endpoint.address));
-        let cost = |index| entry(index).map_or(f64::INFINITY, |it| it.rtt.cost(it.outstanding, now, &self.config.ewma));
+        let cost = |index| {
+            entry(index).map_or(f64::INFINITY, |it| match self.config.algorithm {
+                Algorithm::LeastRequest => it.outstanding.into(),
+                Algorithm::PeakEwma | Algorithm::RoundRobin | Algorithm::RingHash => {
+                    it.rtt.cost(it.outstanding, now, &self.config.ewma)
+                }
+            })
+        };
         let index = p2c::choose(slots.len(), tried.len(), barred, cost, rng)?;
         slots.get(index).copied()
     }

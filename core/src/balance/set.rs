@@ -1,6 +1,7 @@
 //! The endpoints of a balancer: slots that keep their index, and an order in which the serving ones come first.
 
 use crate::balance::ewma::PeakEwma;
+use crate::clock::Moment;
 use crate::outlier::Health;
 use crate::snapshot::Endpoint;
 
@@ -12,6 +13,8 @@ pub(super) struct Entry<C> {
     pub(super) outstanding: u32,
     pub(super) rtt: PeakEwma,
     pub(super) health: Health,
+    /// When it joined others that were there before; `None`: it was there from the start.
+    pub(super) joined: Option<Moment>,
     /// Its index in the order.
     position: usize,
 }
@@ -87,14 +90,15 @@ impl<C> EndpointSet<C> {
     }
 
     /// Adds a serving endpoint.
-    pub(super) fn insert(&mut self, endpoint: Endpoint, client: C, rtt: PeakEwma) {
+    pub(super) fn insert(&mut self, endpoint: Endpoint, client: C, rtt: PeakEwma, joined: Option<Moment>) {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, entry: None });
             self.slots.len() - 1
         });
         let position = self.order.len();
         self.order.push(slot);
-        self.slots[slot].entry = Some(Entry { endpoint, client, outstanding: 0, rtt, health: Health::default(), position });
+        let health = Health::default();
+        self.slots[slot].entry = Some(Entry { endpoint, client, outstanding: 0, rtt, health, joined, position });
         self.swap(position, self.serving);
         self.serving += 1;
     }

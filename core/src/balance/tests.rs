@@ -46,6 +46,22 @@ impl Bench {
         bench
     }
 
+    fn with(algorithm: Algorithm, slow_start: u64, numbers: impl IntoIterator<Item = u8>) -> Self {
+        let mut bench = Self::new(numbers);
+        let slow_start = Duration::from_secs(slow_start);
+        bench.balancer.reconfigure(BalanceConfig { algorithm, slow_start, ..BalanceConfig::default() }, bench.now);
+        bench
+    }
+
+    /// Where a request with this key goes, which ends at once.
+    fn by_key(&mut self, key: u64, tried: &[u8]) -> u8 {
+        let tried: Vec<SocketAddr> = tried.iter().copied().map(address).collect();
+        let ticket = self.balancer.pick(self.now, &mut self.rng, &tried, Some(key)).unwrap();
+        let number = self.number(&ticket);
+        self.finish(ticket, Outcome::Success);
+        number
+    }
+
     fn reconcile(&mut self, numbers: impl IntoIterator<Item = u8>) {
         let made = &mut self.made;
         self.balancer.reconcile(&endpoints(numbers), self.now, |_| {
@@ -60,7 +76,7 @@ impl Bench {
 
     fn pick(&mut self, tried: &[u8]) -> Ticket {
         let tried: Vec<SocketAddr> = tried.iter().copied().map(address).collect();
-        self.balancer.pick(self.now, &mut self.rng, &tried).unwrap()
+        self.balancer.pick(self.now, &mut self.rng, &tried, None).unwrap()
     }
 
     fn number(&self, ticket: &Ticket) -> u8 {
@@ -118,7 +134,7 @@ impl Bench {
 fn without_endpoints_there_is_no_ticket() {
     let mut balancer = Balancer::<()>::new(BalanceConfig::default());
     assert!(balancer.is_empty());
-    assert_eq!(balancer.pick(at(1.0), &mut Rng::with_seed(1), &[]).map(|_| ()), Err(NoEndpoint::None));
+    assert_eq!(balancer.pick(at(1.0), &mut Rng::with_seed(1), &[], None).map(|_| ()), Err(NoEndpoint::None));
 }
 
 #[test]
@@ -325,7 +341,7 @@ proptest! {
             match step {
                 Step::Reconcile(numbers) => bench.reconcile(numbers),
                 Step::Pick(tried) if bench.balancer.is_empty() => {
-                    prop_assert!(bench.balancer.pick(bench.now, &mut bench.rng, &[]).is_err(), "{tried:?}");
+                    prop_assert!(bench.balancer.pick(bench.now, &mut bench.rng, &[], None).is_err(), "{tried:?}");
                 }
                 Step::Pick(tried) => {
                     let ticket = bench.pick(&tried);
@@ -352,4 +368,100 @@ proptest! {
             prop_assert_eq!(bench.numbers().len(), bench.balancer.len());
         }
     }
+}
+
+#[test]
+fn round_robin_takes_one_after_the_other() {
+    let mut bench = Bench::with(Algorithm::RoundRobin, 0, 1..=4);
+    assert_eq!(bench.spread().into_values().collect::<Vec<_>>(), [250; 4]);
+    // However slow one of them is.
+    bench.request(1, 5.0, Outcome::Success);
+    assert_eq!(bench.spread().into_values().collect::<Vec<_>>(), [250; 4]);
+    let ticket = bench.pick(&[1, 2, 3]);
+    assert_eq!(bench.number(&ticket), 4);
+    bench.finish(ticket, Outcome::Abandoned);
+}
+
+#[test]
+fn least_request_looks_at_what_is_under_way_and_at_nothing_else() {
+    let mut bench = Bench::with(Algorithm::LeastRequest, 0, 1..=2);
+    bench.request(1, 5.0, Outcome::Success);
+    let even = bench.spread();
+    assert!(even.values().all(|count| (400..=600).contains(count)), "a slow answer is not held against it: {even:?}");
+    let held: Vec<Ticket> = (0..10).map(|_| bench.pick(&[])).collect();
+    let of_first = held.iter().filter(|ticket| bench.number(ticket) == 1).count();
+    assert_eq!(of_first, 5);
+    for ticket in held {
+        bench.finish(ticket, Outcome::Abandoned);
+    }
+}
+
+#[test]
+fn a_key_stays_with_its_endpoint_and_few_move_when_one_goes() {
+    let mut bench = Bench::with(Algorithm::RingHash, 0, 1..=10);
+    let keys = || (0..2000_u64).map(crate::policy::hash::mix);
+    let before: Vec<u8> = keys().map(|key| bench.by_key(key, &[])).collect();
+    assert_eq!(keys().map(|key| bench.by_key(key, &[])).collect::<Vec<_>>(), before);
+    let mut shares = BTreeMap::new();
+    before.iter().for_each(|number| *shares.entry(*number).or_insert(0) += 1);
+    assert!(shares.len() == 10 && shares.values().all(|count| (100..=320).contains(count)), "{shares:?}");
+
+    bench.reconcile((1..=10).filter(|number| *number != 4));
+    for (key, was) in keys().zip(&before) {
+        let now = bench.by_key(key, &[]);
+        assert!(if *was == 4 { now != 4 } else { now == *was }, "key {key} moved from {was} to {now}");
+    }
+    bench.reconcile(1..=10);
+    assert_eq!(keys().map(|key| bench.by_key(key, &[])).collect::<Vec<_>>(), before, "back again");
+    // Another worker, which heard of the endpoints in another order.
+    let mut other = Bench::with(Algorithm::RingHash, 0, (1..=10).rev());
+    assert_eq!(keys().map(|key| other.by_key(key, &[])).collect::<Vec<_>>(), before);
+}
+
+#[test]
+fn a_key_whose_endpoint_is_ejected_or_was_tried_goes_to_the_next_and_comes_back() {
+    let mut bench = Bench::with(Algorithm::RingHash, 0, 1..=5);
+    let key = 42;
+    let own = bench.by_key(key, &[]);
+    let next = bench.by_key(key, &[own]);
+    assert_ne!(own, next);
+    for _ in 0..5 {
+        bench.request(own, 0.01, FAILED);
+    }
+    assert_eq!(bench.by_key(key, &[]), next, "ejected");
+    bench.wait(6.0);
+    assert_eq!(bench.by_key(key, &[]), own, "its own key is the probe");
+    assert_eq!(bench.by_key(key, &[]), own);
+}
+
+#[test]
+fn without_a_key_a_ring_balances_as_if_it_were_none() {
+    let mut bench = Bench::with(Algorithm::RingHash, 0, 1..=3);
+    assert_eq!(bench.spread().len(), 3);
+}
+
+#[test]
+fn one_that_joins_gets_its_share_slowly() {
+    for algorithm in [Algorithm::PeakEwma, Algorithm::LeastRequest, Algorithm::RoundRobin] {
+        let mut bench = Bench::with(algorithm, 30, 1..=3);
+        bench.reconcile(1..=4);
+        let mut shares = Vec::new();
+        for _ in 0..4 {
+            // All as fast as each other.
+            let mut of_new = 0;
+            for _ in 0..4000 {
+                let ticket = bench.pick(&[]);
+                of_new += u32::from(bench.number(&ticket) == 4);
+                bench.wait(0.0001);
+                bench.finish(ticket, Outcome::Success);
+            }
+            shares.push(of_new);
+            bench.wait(10.0);
+        }
+        assert!(shares[0] < 250 && shares[0] > 20, "{algorithm:?}: {shares:?}");
+        assert!(shares.is_sorted() && (850..1150).contains(&shares[3]), "{algorithm:?}: {shares:?}");
+    }
+    // Those that were there from the start are not new.
+    let mut bench = Bench::with(Algorithm::RoundRobin, 30, 1..=4);
+    assert_eq!(bench.spread().into_values().collect::<Vec<_>>(), [250; 4]);
 }

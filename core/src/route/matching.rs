@@ -49,7 +49,7 @@ pub(super) fn prefix_key(prefix: &str) -> &str {
     prefix.strip_suffix('/').unwrap_or(prefix)
 }
 
-pub(super) fn header_matches(wanted: &HeaderMatch, headers: &HeaderMap) -> bool {
+pub(crate) fn header_matches(wanted: &HeaderMatch, headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(&wanted.name) else { return false };
     match &wanted.value {
         ValueMatch::Exact(text) => text.as_bytes() == value.as_bytes(),

@@ -144,7 +144,7 @@ mod tests {
     }
 
     fn endpoints(name: &str) -> Resource {
-        Resource::Endpoints(Arc::new(Endpoints { name: backend_ref(name), endpoints: Vec::new() }))
+        Resource::Endpoints(Arc::new(Endpoints { name: backend_ref(name), endpoints: Vec::new(), policy: Arc::default() }))
     }
 
     fn address(ip: impl Into<IpAddr>, name: &str) -> Resource {
@@ -288,7 +288,9 @@ mod tests {
                 let addresses = vec![Ipv4Addr::new(10, 1, 0, content).into()];
                 Resource::Service(Arc::new(Service { name, addresses, ports: BTreeMap::new() }))
             }
-            ResourceName::Endpoints(name) => Resource::Endpoints(Arc::new(Endpoints { name, endpoints: Vec::new() })),
+            ResourceName::Endpoints(name) => {
+                Resource::Endpoints(Arc::new(Endpoints { name, endpoints: Vec::new(), policy: Arc::default() }))
+            }
             ResourceName::Address(ip) => address(ip, &format!("s{content}")),
             ResourceName::Inbound | ResourceName::Trust => unreachable!(),
         }

@@ -136,7 +136,10 @@ impl Client {
     /// Begins an attempt.
     pub(crate) fn attempt(&mut self, id: u64, world: &mut World, now: Moment) -> Next {
         let request = self.requests.get_mut(&id).expect("a request under way");
-        let ticket = self.balancer.pick(now, &mut self.rng, &request.tried).expect("the set is never empty");
+        let ticket = self
+            .balancer
+            .pick(now, &mut self.rng, &request.tried, Some(weir_core::policy::hash::mix(id)))
+            .expect("the set is never empty");
         let address = self.balancer.endpoint(&ticket).expect("just picked").address;
         let server = number(address);
         let known_since = *self.known.get(&server).expect("picked an endpoint outside of the current set");

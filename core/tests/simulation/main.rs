@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use fastrand::Rng;
-use weir_core::balance::{BalanceConfig, EjectionConfig, EwmaConfig};
+use weir_core::balance::{Algorithm, BalanceConfig, EjectionConfig, EwmaConfig};
 use weir_core::budget::BudgetConfig;
 use weir_core::clock::Moment;
 
@@ -234,6 +234,8 @@ fn any_weather_keeps_the_promises_and_is_forgotten_when_it_is_over() {
         // Short times, so that a few simulated seconds show what takes minutes otherwise.
         let balance = BalanceConfig {
             ewma: EwmaConfig { decay: ms(rng.u64(500..1500)), ..EwmaConfig::default() },
+            algorithm: [Algorithm::PeakEwma, Algorithm::LeastRequest, Algorithm::RoundRobin, Algorithm::RingHash][rng.usize(..4)],
+            slow_start: ms(rng.u64(0..2000)),
             ejection: EjectionConfig { base: ms(500), max: seconds(3), ..EjectionConfig::default() },
         };
         let budget = BudgetConfig { min_per_second: rng.u32(..3), window: seconds(5), ..BudgetConfig::default() };

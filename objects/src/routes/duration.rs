@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Reads a duration: one to four times a number of one to five digits with `h`, `m`, `s` or `ms`, and nothing else.
-pub(super) fn parse(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let wrong = || "expected a duration like 10s, 250ms or 1h30m (GEP-2257)".to_owned();
     let mut rest = text;
     let mut total = Duration::ZERO;

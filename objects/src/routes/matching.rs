@@ -123,7 +123,7 @@ fn nothing_said(field: &FieldPath, problems: &mut Problems) -> Option<PathMatch>
     None
 }
 
-fn headers(specs: &[KeyValueMatchSpec], field: &FieldPath, problems: &mut Problems) -> Vec<HeaderMatch> {
+pub(super) fn headers(specs: &[KeyValueMatchSpec], field: &FieldPath, problems: &mut Problems) -> Vec<HeaderMatch> {
     let mut headers: Vec<HeaderMatch> = Vec::with_capacity(specs.len());
     for (i, spec) in specs.iter().enumerate() {
         let field = field.index(i);

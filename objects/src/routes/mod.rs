@@ -5,7 +5,7 @@
 //! the control plane, because that changes while the route stays the same.
 
 mod backend;
-mod duration;
+pub(crate) mod duration;
 mod filter;
 mod grpc;
 mod http;
@@ -16,14 +16,15 @@ mod stream;
 use std::sync::Arc;
 
 use weir_core::names::BackendRef;
-use weir_core::route::{Filter, HostPattern, HttpMatch, RetryPolicy, RouteKind, RouteRef, Share, Timeouts};
+use weir_core::route::{Filter, HeaderMatch, HostPattern, HttpMatch, RetryPolicy, RouteKind, RouteRef, Share, Timeouts};
 
 pub use grpc::grpc;
 pub use http::http;
 pub use parent::{Parent, parent_text};
 pub use stream::{tcp, tls};
 
-use crate::{FieldPath, Kind, ObjectKey, ParentRefSpec, Problem};
+use crate::reader::Reader;
+use crate::{FieldPath, KeyValueMatchSpec, Kind, ObjectKey, ParentRefSpec, Problem};
 
 /// A route.
 #[derive(Clone, Debug, PartialEq)]
@@ -167,6 +168,15 @@ impl Problems {
     const fn mark(&self) -> usize {
         self.partial.len()
     }
+}
+
+/// Headers that something other than a route matches; whatever is wrong with them refuses that.
+pub(crate) fn header_matches(specs: &[KeyValueMatchSpec], field: &FieldPath, reader: &mut Reader) -> Vec<HeaderMatch> {
+    let mut problems = Problems::default();
+    let headers = matching::headers(specs, field, &mut problems);
+    problems.malformed.into_iter().for_each(|it| reader.refuse(it.field, it.message));
+    problems.partial.into_iter().for_each(|it| reader.refuse(it.field, it.message));
+    headers
 }
 
 /// The route as any object is named.

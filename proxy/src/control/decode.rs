@@ -3,6 +3,7 @@
 //! Nothing that comes in is trusted to make sense. A message that does not is refused whole, and the error names the resource
 //! and the field, in the words of the `.proto` file. Routes are read in `decode/rules.rs`.
 
+mod policy;
 mod rules;
 
 use std::collections::BTreeMap;
@@ -171,6 +172,7 @@ fn service_port(wire: &v1::ServicePort) -> Result<(u16, ServicePort), Invalid> {
         protocol: protocol(wire.protocol)?,
         routes: routes.map(|rules| Arc::new(RouteTable::new(rules))),
         streams: streams.map(|it| it.map(Arc::new).map_err(|e| e.under("stream_routes"))).transpose()?,
+        injections: each("injections", &wire.injections, policy::injection)?,
     };
     Ok((port("port", wire.port)?, decoded))
 }
@@ -185,7 +187,10 @@ fn endpoints(wire: &v1::Endpoints) -> Result<Endpoints, Invalid> {
     });
     match twice {
         Some(address) => Err(Invalid::new("endpoints", format!("{address} is there twice"))),
-        None => Ok(Endpoints { name, endpoints }),
+        None => {
+            let policy = wire.policy.as_ref().map(policy::backend).transpose().map_err(|e| e.under("policy"))?;
+            Ok(Endpoints { name, endpoints, policy: Arc::new(policy.unwrap_or_default()) })
+        }
     }
 }
 
@@ -243,7 +248,8 @@ fn inbound(wire: &v1::Inbound) -> Result<Inbound, Invalid> {
 
 fn inbound_port(wire: &v1::InboundPort) -> Result<(u16, InboundPort), Invalid> {
     let service = wire.service.as_ref().map(|it| backend_name(it).map_err(|e| e.under("service"))).transpose()?;
-    Ok((port("port", wire.port)?, InboundPort { protocol: protocol(wire.protocol)?, service }))
+    let rate_limits = each("rate_limits", &wire.rate_limits, policy::rate_limit)?;
+    Ok((port("port", wire.port)?, InboundPort { protocol: protocol(wire.protocol)?, service, rate_limits }))
 }
 
 fn protocol(wire: i32) -> Result<Protocol, Invalid> {

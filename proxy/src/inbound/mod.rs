@@ -3,6 +3,7 @@
 //! A connection of another sidecar begins with a TLS ClientHello that offers the mesh's protocols. Anything else is an ordinary
 //! client, plaintext or with TLS of its own, and policy says whether it may pass.
 
+pub(crate) mod limits;
 mod request;
 mod upgrade;
 
@@ -37,6 +38,7 @@ use crate::metrics::Labels;
 use crate::outbound::note_end;
 use crate::pool::{TcpUpstream, Upstream};
 use crate::worker::{MAX_IN_FLIGHT, Worker};
+use limits::Limits;
 
 /// How long a client may take over its first bytes, and over its TLS handshake.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(90);
@@ -76,6 +78,8 @@ pub(crate) struct Caller {
     pub(crate) peer: Option<Arc<Identity>>,
     /// The same as the application is told, written once for all requests of the connection.
     pub(crate) client_id: Option<HeaderValue>,
+    /// How many requests it may send.
+    pub(crate) limits: Rc<Limits>,
 }
 
 impl Caller {
@@ -123,7 +127,13 @@ impl Inbound {
             self.worker.shared.metrics.fault(Hop::Inbound, Reason::Overloaded);
             return;
         }
-        let caller = Caller { worker: Rc::clone(&self.worker), port: self.port(listen.port(), app), peer: None, client_id: None };
+        let caller = Caller {
+            worker: Rc::clone(&self.worker),
+            port: self.port(listen.port(), app),
+            peer: None,
+            client_id: None,
+            limits: Rc::default(),
+        };
         tokio::task::spawn_local(async move {
             serve(caller, stream).await;
         });

@@ -78,6 +78,7 @@ async fn admit(caller: &Caller, request: Request<Incoming>, exchange: &mut Optio
         return Err(Fault::new(Reason::Overloaded, detail));
     }
     let permit = caller.authorize()?;
+    caller.limits.take(&caller.worker.shared, caller.port.number, caller.peer.as_ref())?;
     let (mut parts, body) = request.into_parts();
     let from_http1 = is_from_http1(caller, &parts);
     let upgraded = upgrade::asked(&mut parts, upgrade_token);

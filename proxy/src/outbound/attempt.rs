@@ -109,7 +109,7 @@ pub(super) async fn run(attempts: Attempts<'_>, exchange: &mut Option<Exchange>)
                 if let Some((answer, pick)) = failed.answer {
                     return Ok(attempts.pass_on(answer, pick, exchange));
                 }
-                let Fault { reason, detail } = failed.fault;
+                let Fault { reason, detail, .. } = failed.fault;
                 return Err(Fault::new(reason, format!("{detail} (retries: {retries}; no further one: {why})")));
             }
         }
@@ -216,7 +216,7 @@ impl Attempts<'_> {
                     let snapshot = self.worker.shared.snapshot.load();
                     cluster.reconcile(snapshot.endpoints(&cluster.backend));
                 }
-                let pick = cluster.pick(tried)?;
+                let pick = cluster.pick(tried, cluster.key(&self.parts.headers))?;
                 Ok((Rc::clone(&pick.upstream), pick.protocol, Some(pick)))
             }
             To::Endpoint(address, identity) => Ok((self.worker.direct(*address, identity.as_ref()), self.route.protocol, None)),

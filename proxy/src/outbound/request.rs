@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::ext::Protocol as StreamProtocol;
 use weir_core::deadline::Deadline;
 use weir_core::names::{BackendRef, Identity, Target};
+use weir_core::policy::injection::{Disturbance, disturb};
 use weir_core::route::decide::{Decision, Refusal, decide};
 use weir_core::route::filter::apply_response;
 use weir_core::route::filter::cors::Grant;
@@ -112,10 +113,11 @@ async fn forward(
         Destination::Service(service) => to_service(worker, &service, parts, body, sent, exchange).await,
         Destination::Workload(endpoint) => {
             let route = Route::direct(endpoint.address, endpoint.identity.clone(), endpoint.protocol);
-            run(worker, route, parts, body, sent, exchange).await
+            run(worker, route, Asked { parts, body, sent, disturbance: None }, exchange).await
         }
         Destination::Outside(address) => {
-            run(worker, Route::direct(address, None, Protocol::Detect), parts, body, sent, exchange).await
+            let route = Route::direct(address, None, Protocol::Detect);
+            run(worker, route, Asked { parts, body, sent, disturbance: None }, exchange).await
         }
     }
 }
@@ -194,6 +196,7 @@ async fn to_service(
     let Some(port) = snapshot.service_port(service) else {
         return Err(Fault::new(Reason::UnknownPort, format!("{service} is not there any more")));
     };
+    let disturbance = disturb(&port.injections, &parts.headers, &mut worker.rng.borrow_mut());
     let Some(table) = port.routes.clone() else {
         // A request on a port whose connections are routed, which only a client of the forward proxy can make.
         let streams = port.streams.as_ref().map(|table| table.choose(None, &mut worker.rng.borrow_mut()));
@@ -203,7 +206,7 @@ async fn to_service(
         let route =
             Route { to: To::Backend(cluster), rule: None, protocol: port.protocol, grant: Grant::default(), mirrors: Vec::new() };
         drop(snapshot);
-        return run(worker, route, parts, body, sent, exchange).await;
+        return run(worker, route, Asked { parts, body, sent, disturbance }, exchange).await;
     };
     let decision = decide(&table, &mut parts, service.port, &mut worker.rng.borrow_mut());
     let route = match decision {
@@ -230,7 +233,7 @@ async fn to_service(
         }
     };
     drop(snapshot);
-    run(worker, route, parts, body, sent, exchange).await
+    run(worker, route, Asked { parts, body, sent, disturbance }, exchange).await
 }
 
 fn refusal(service: &BackendRef, rule: Option<&HttpRule>, why: &Refusal) -> Fault {
@@ -302,20 +305,26 @@ pub(super) fn attempt_series(
     Some(cache.find(&labels, || Series::new(&worker.shared, counted.labels_with_peer(peer.cloned()))))
 }
 
-async fn run(
-    worker: &Rc<Worker>,
-    route: Route,
-    mut parts: Parts,
+/// A request that has been decided on.
+struct Asked {
+    parts: Parts,
     body: Incoming,
     sent: Sent,
-    exchange: &mut Option<Exchange>,
-) -> Result<Response<Body>, Fault> {
+    /// What a policy wants to happen to it.
+    disturbance: Option<Disturbance>,
+}
+
+async fn run(worker: &Rc<Worker>, route: Route, asked: Asked, exchange: &mut Option<Exchange>) -> Result<Response<Body>, Fault> {
+    let Asked { mut parts, body, sent, disturbance } = asked;
     strip_hop_by_hop(&mut parts.headers);
     parts.headers.remove(&WEIR_CLIENT_ID);
     if let Some(current) = exchange.as_mut().filter(|it| !it.is_counted()) {
         current.counted_in(unknown_series(worker));
     }
     let deadline = Deadline::new(worker.shared.now(), route.timeouts());
+    if let Some(disturbance) = disturbance {
+        suffer(worker, disturbance, &deadline, route.timeouts()).await?;
+    }
     let asked = sent.upgrade.filter(|_| parts.method == Method::GET);
     let upgrade = asked.and_then(|token| Upgrade::take(token, sent.client_http2, &mut parts));
     let body =
@@ -325,6 +334,24 @@ async fn run(
     }
     let attempts = Attempts { worker, route: &route, parts, body, client_http2: sent.client_http2, upgrade, deadline };
     attempt::run(attempts, exchange).await
+}
+
+/// Lets happen to a request what a policy wants. The route's time runs meanwhile, so that a delay shows what it is worth.
+async fn suffer(worker: &Worker, disturbance: Disturbance, deadline: &Deadline, timeouts: Timeouts) -> Result<(), Fault> {
+    if !disturbance.delay.is_zero() {
+        let left = deadline.remaining(worker.shared.now());
+        tokio::time::sleep(left.map_or(disturbance.delay, |left| left.min(disturbance.delay))).await;
+        if left.is_some_and(|left| left <= disturbance.delay) {
+            let limit = timeouts.request.unwrap_or_default();
+            let detail =
+                format!("the route gives a request {limit:?}, and a TrafficPolicy delays this one by {:?}", disturbance.delay);
+            return Err(Fault::new(Reason::RequestTimeout, detail));
+        }
+    }
+    match disturbance.abort {
+        Some(status) => Err(Fault::injected(status, "a TrafficPolicy of the service wants this request to fail")),
+        None => Ok(()),
+    }
 }
 
 /// What the request names as its host, which a request to a proxy must.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -205,7 +205,8 @@ async fn open(worker: &Rc<Worker>, destination: &Destination, name: Option<&str>
 async fn open_service(worker: &Rc<Worker>, dialled: &BackendRef, cluster: &Rc<Cluster>) -> Result<Upstream, Fault> {
     let mut tried: Vec<SocketAddr> = Vec::new();
     loop {
-        let mut pick = cluster.pick(&tried)?;
+        // Of a connection nothing is known but where it comes from.
+        let mut pick = cluster.pick(&tried, cluster.key(&HeaderMap::new()))?;
         let endpoint = Rc::clone(&pick.upstream);
         match endpoint.open_tcp().await {
             Ok(stream) => {

@@ -11,5 +11,6 @@ mod mistakes_are_refused_or_named_and_harm_nothing_else;
 mod nobody_gets_an_identity_that_is_not_theirs;
 mod nothing_is_lost_while_parts_of_the_cluster_go_away;
 mod pods_start_run_and_end_as_without_a_mesh;
+mod policies_hold_and_say_so;
 mod probes_say_how_the_application_is;
 mod weir_check_says_what_is_wrong;

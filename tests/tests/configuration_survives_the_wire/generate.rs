@@ -9,7 +9,10 @@ use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use weir_core::authz::MtlsMode;
+use weir_core::balance::{Algorithm, BalanceConfig, EjectionConfig};
+use weir_core::budget::BudgetConfig;
 use weir_core::names::{BackendRef, Identity, Label, ObjectName, ServiceRef, TrustDomain};
+use weir_core::policy::{BackendPolicy, HashOn, Injection, RateKey, RateLimit};
 use weir_core::route::filter::cors::{Cors, Names};
 use weir_core::route::{
     Filter, HeaderChanges, HeaderMatch, HttpMatch, HttpRule, Mirror, PathChange, PathMatch, Pattern, QueryMatch, Redirect,
@@ -48,11 +51,13 @@ fn service() -> impl Strategy<Value = Service> {
         vec(stream_rule(), 0..4).prop_map(|rules| (None, Some(Arc::new(StreamTable::tls(rules))))),
         vec(stream_rule(), 0..4).prop_map(|rules| (None, Some(Arc::new(StreamTable::tcp(rules))))),
     ];
-    let port = (text(), protocol(), routes).prop_map(|(name, protocol, (routes, streams))| ServicePort {
+    let port = (text(), protocol(), routes, vec(injection(), 0..3));
+    let port = port.prop_map(|(name, protocol, (routes, streams), injections)| ServicePort {
         name,
         protocol,
         routes,
         streams,
+        injections,
     });
     (service_ref(), vec(any::<IpAddr>(), 0..3), btree_map(1_u16.., port, 0..3)).prop_map(|(name, addresses, ports)| Service {
         name,
@@ -62,10 +67,10 @@ fn service() -> impl Strategy<Value = Service> {
 }
 
 fn endpoints() -> impl Strategy<Value = Endpoints> {
-    (backend_ref(), vec(endpoint(), 0..6)).prop_map(|(name, mut endpoints)| {
+    (backend_ref(), vec(endpoint(), 0..6), backend_policy()).prop_map(|(name, mut endpoints, policy)| {
         endpoints.sort_by_key(|endpoint| endpoint.address);
         endpoints.dedup_by_key(|endpoint| endpoint.address);
-        Endpoints { name, endpoints }
+        Endpoints { name, endpoints, policy: Arc::new(policy) }
     })
 }
 
@@ -85,9 +90,58 @@ fn target() -> impl Strategy<Value = AddressTarget> {
 }
 
 fn inbound() -> impl Strategy<Value = Inbound> {
-    let port = (protocol(), option::of(backend_ref())).prop_map(|(protocol, service)| InboundPort { protocol, service });
+    let port = (protocol(), option::of(backend_ref()), vec(rate_limit(), 0..3));
+    let port = port.prop_map(|(protocol, service, rate_limits)| InboundPort { protocol, service, rate_limits });
     let mtls = prop_oneof![Just(MtlsMode::Permissive), Just(MtlsMode::Strict)];
     (mtls, btree_map(1_u16.., port, 0..4)).prop_map(|(mtls, ports)| Inbound { mtls, ports })
+}
+
+fn milliseconds() -> impl Strategy<Value = Duration> {
+    any::<u32>().prop_map(|ms| Duration::from_millis(ms.into()))
+}
+
+fn backend_policy() -> impl Strategy<Value = BackendPolicy> {
+    let algorithm =
+        prop::sample::select(vec![Algorithm::PeakEwma, Algorithm::LeastRequest, Algorithm::RoundRobin, Algorithm::RingHash]);
+    let hash_on = prop_oneof![Just(HashOn::Source), header_name().prop_map(HashOn::Header), text().prop_map(HashOn::Cookie),];
+    let ejection = (any::<u32>(), milliseconds(), milliseconds(), any::<u32>()).prop_map(
+        |(consecutive_failures, base, max, max_ejected_percent)| EjectionConfig {
+            consecutive_failures,
+            base,
+            max,
+            max_ejected_percent,
+        },
+    );
+    let budget = (any::<u32>(), any::<u32>(), milliseconds()).prop_map(|(percent, min_per_second, window)| BudgetConfig {
+        percent,
+        min_per_second,
+        window,
+    });
+    (algorithm, milliseconds(), ejection, hash_on, budget).prop_map(|(algorithm, slow_start, ejection, hash_on, budget)| {
+        let balance = BalanceConfig { algorithm, slow_start, ejection, ..BalanceConfig::default() };
+        BackendPolicy { balance, hash_on, budget }
+    })
+}
+
+fn injection() -> impl Strategy<Value = Injection> {
+    let abort = option::of((100_u16..1000).prop_map(|code| StatusCode::from_u16(code).unwrap()));
+    (share(), vec(header_match(), 0..2), milliseconds(), abort).prop_map(|(share, headers, delay, abort)| Injection {
+        share,
+        headers,
+        delay,
+        abort,
+    })
+}
+
+fn rate_limit() -> impl Strategy<Value = RateLimit> {
+    let key = prop_oneof![Just(RateKey::Caller), Just(RateKey::All)];
+    (text(), 1_u32.., 1_u32.., 1_u32.., key).prop_map(|(policy, requests, per, burst, key)| RateLimit {
+        policy,
+        requests,
+        per: Duration::from_millis(per.into()),
+        burst,
+        key,
+    })
 }
 
 fn trust() -> impl Strategy<Value = TrustBundle> {
@@ -140,15 +194,14 @@ fn route_ref() -> impl Strategy<Value = RouteRef> {
 fn http_match() -> impl Strategy<Value = HttpMatch> {
     let path =
         prop_oneof![path().prop_map(PathMatch::Exact), path().prop_map(PathMatch::Prefix), pattern().prop_map(PathMatch::Regex),];
-    let header = (header_name(), value_match()).prop_map(|(name, value)| HeaderMatch { name, value });
     let parameter = ("[a-zA-Z_]{1,8}", value_match()).prop_map(|(name, value)| QueryMatch { name: name.into(), value });
     let method = prop_oneof![Just(Method::GET), Just(Method::PATCH), Just(Method::from_bytes(b"BREW").unwrap())];
-    (path, vec(header, 0..3), vec(parameter, 0..3), option::of(method)).prop_map(|(path, headers, query, method)| HttpMatch {
-        path,
-        headers,
-        query,
-        method,
-    })
+    (path, vec(header_match(), 0..3), vec(parameter, 0..3), option::of(method))
+        .prop_map(|(path, headers, query, method)| HttpMatch { path, headers, query, method })
+}
+
+fn header_match() -> impl Strategy<Value = HeaderMatch> {
+    (header_name(), value_match()).prop_map(|(name, value)| HeaderMatch { name, value })
 }
 
 fn value_match() -> impl Strategy<Value = ValueMatch> {
@@ -211,10 +264,11 @@ fn backend() -> impl Strategy<Value = WeightedBackend> {
 }
 
 fn mirror() -> impl Strategy<Value = Mirror> {
-    (backend_ref(), any::<u32>(), 1_u32..).prop_map(|(backend, part, denominator)| Mirror {
-        backend,
-        share: Share::new(part.min(denominator), denominator).unwrap(),
-    })
+    (backend_ref(), share()).prop_map(|(backend, share)| Mirror { backend, share })
+}
+
+fn share() -> impl Strategy<Value = Share> {
+    (any::<u32>(), 1_u32..).prop_map(|(part, denominator)| Share::new(part.min(denominator), denominator).unwrap())
 }
 
 fn timeouts() -> impl Strategy<Value = Timeouts> {

@@ -57,7 +57,7 @@ pub async fn watch(root: PathBuf, batches: mpsc::Sender<Batch>) -> Result<(), So
         events: Vec::new(),
         diagnostics: Vec::new(),
         locate: Arc::new(|_, _| None),
-        routes: Vec::new(),
+        judged: Vec::new(),
     });
     if batches.send(first).await.is_err() {
         return Ok(());

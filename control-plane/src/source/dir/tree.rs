@@ -111,7 +111,7 @@ impl Tree {
         }
         let events = difference(&self.served, &served);
         self.served = Arc::new(served);
-        Batch { events, diagnostics, locate: self.locate(), routes: Vec::new() }
+        Batch { events, diagnostics, locate: self.locate(), judged: Vec::new() }
     }
 
     fn locate(&self) -> Locate {

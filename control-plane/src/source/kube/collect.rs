@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::follow::{Change, What};
 use crate::diagnostics::{Diagnostic, Level, Locate, Location, at};
 use crate::index::Event;
-use crate::kube::status::RouteObject;
+use crate::kube::status::StatusObject;
 use crate::objects::{self, Decoded, EndpointSlice, FieldPath, Kind, Object, ObjectKey, Problem};
 use crate::source::Batch;
 
@@ -37,7 +37,8 @@ pub(super) struct Collector {
     pending: BTreeMap<ObjectKey, Event>,
     /// Slices that name Pods which are not known, and since when.
     held: BTreeMap<ObjectKey, (Arc<EndpointSlice>, Instant)>,
-    routes: BTreeMap<ObjectKey, RouteObject>,
+    /// Routes and policies.
+    judged: BTreeMap<ObjectKey, StatusObject>,
     problems: BTreeMap<ObjectKey, Vec<Diagnostic>>,
     /// When the first and the last change since the last batch came.
     changed: Option<(Instant, Instant)>,
@@ -62,7 +63,7 @@ impl Collector {
             known: BTreeMap::new(),
             pending: BTreeMap::new(),
             held: BTreeMap::new(),
-            routes: BTreeMap::new(),
+            judged: BTreeMap::new(),
             problems: BTreeMap::new(),
             changed: None,
             begun: false,
@@ -118,8 +119,8 @@ impl Collector {
         }
         self.release(now, &mut events);
         self.begun = true;
-        let routes = std::mem::take(&mut self.routes).into_values().collect();
-        Some(Batch { events, diagnostics: self.diagnostics(), locate: Arc::new(nowhere), routes })
+        let judged = std::mem::take(&mut self.judged).into_values().collect();
+        Some(Batch { events, diagnostics: self.diagnostics(), locate: Arc::new(nowhere), judged })
     }
 
     fn put(&mut self, value: &Value, kind: Kind) {
@@ -129,8 +130,8 @@ impl Collector {
                 let key = object.key();
                 self.known.insert(key.clone(), round);
                 self.note(&key, &problems);
-                if let Object::Route(route) = &object {
-                    self.routes.insert(key.clone(), RouteObject::read(route.key.clone(), value, None));
+                if let Some(read) = StatusObject::read(&key, value, None) {
+                    self.judged.insert(key.clone(), read);
                 }
                 self.pending.insert(key, Event::Apply(object));
             }
@@ -138,8 +139,8 @@ impl Collector {
                 self.known.insert(key.clone(), round);
                 self.note(&key, &problems);
                 let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
-                if let Some(route) = RouteObject::refused(&key, value, texts.join("; ")) {
-                    self.routes.insert(key, route);
+                if let Some(read) = StatusObject::read(&key, value, Some(texts.join("; "))) {
+                    self.judged.insert(key, read);
                 }
             }
             // An API server has no objects without a name, and sends no others than it was asked for.
@@ -153,7 +154,7 @@ impl Collector {
         self.known.remove(key);
         self.problems.remove(key);
         self.held.remove(key);
-        self.routes.remove(key);
+        self.judged.remove(key);
         // Also where it is not known: whoever was told of it then is told that it is gone.
         self.pending.insert(key.clone(), Event::Delete(key.clone()));
     }

@@ -235,13 +235,13 @@ fn an_object_that_cannot_be_taken_leaves_the_version_before_it() {
     run.now = run.collector.due().unwrap();
     let batch = run.batch().unwrap();
     assert!(matches!(batch.events.as_slice(), [Event::Apply(Object::Route(_))]));
-    assert_eq!(batch.routes.len(), 1);
+    assert_eq!(batch.judged.len(), 1);
     run.put(Kind::HttpRoute, route(70_000));
     run.now = run.collector.due().unwrap();
     let batch = run.batch().unwrap();
     assert!(batch.events.is_empty());
     assert_eq!(batch.diagnostics.len(), 1, "{:?}", batch.diagnostics);
-    assert_eq!(batch.routes.len(), 1, "its status says so");
+    assert_eq!(batch.judged.len(), 1, "its status says so");
     // It is there, so a list that names it takes nothing away.
     run.take(Kind::HttpRoute, What::Listing);
     run.put(Kind::HttpRoute, route(70_000));

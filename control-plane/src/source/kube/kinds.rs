@@ -49,7 +49,7 @@ pub fn watched(kind: Kind) -> Option<&'static Watched> {
 }
 
 /// All kinds that are watched.
-pub static WATCHED: [Watched; 8] = [
+pub static WATCHED: [Watched; 9] = [
     Watched { kind: Kind::Namespace, group: "", version: "v1", plural: "namespaces", optional: false, keep: NAMESPACE },
     Watched { kind: Kind::Pod, group: "", version: "v1", plural: "pods", optional: false, keep: POD },
     Watched { kind: Kind::Service, group: "", version: "v1", plural: "services", optional: false, keep: SERVICE },
@@ -65,6 +65,14 @@ pub static WATCHED: [Watched; 8] = [
     Watched { kind: Kind::GrpcRoute, group: GATEWAY, version: "v1", plural: "grpcroutes", optional: true, keep: ROUTE },
     Watched { kind: Kind::TlsRoute, group: GATEWAY, version: "v1", plural: "tlsroutes", optional: true, keep: ROUTE },
     Watched { kind: Kind::TcpRoute, group: GATEWAY, version: "v1", plural: "tcproutes", optional: true, keep: ROUTE },
+    Watched {
+        kind: Kind::TrafficPolicy,
+        group: "weir.dev",
+        version: "v1alpha1",
+        plural: "trafficpolicies",
+        optional: true,
+        keep: POLICY,
+    },
 ];
 
 const GATEWAY: &str = "gateway.networking.k8s.io";
@@ -96,6 +104,9 @@ const SLICE: Keep =
     Keep::Only(&[("metadata", METADATA), ("addressType", Keep::All), ("endpoints", Keep::All), ("ports", Keep::All)]);
 
 const ROUTE: Keep = Keep::Only(&[("metadata", METADATA), ("spec", Keep::All), ("status", Keep::Only(&[("parents", Keep::All)]))]);
+
+const POLICY: Keep =
+    Keep::Only(&[("metadata", METADATA), ("spec", Keep::All), ("status", Keep::Only(&[("ancestors", Keep::All)]))]);
 
 #[cfg(test)]
 mod tests {

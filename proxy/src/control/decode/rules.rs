@@ -92,7 +92,7 @@ fn http_match(wire: &v1::HttpMatch) -> Result<HttpMatch, Invalid> {
     })
 }
 
-fn value_match(wire: Option<&v1::key_match::Value>) -> Result<ValueMatch, Invalid> {
+pub(super) fn value_match(wire: Option<&v1::key_match::Value>) -> Result<ValueMatch, Invalid> {
     match required("value", wire)? {
         v1::key_match::Value::Exact(text) => Ok(ValueMatch::Exact(text.as_str().into())),
         v1::key_match::Value::Regex(text) => Ok(ValueMatch::Regex(pattern("regex", text)?)),
@@ -126,7 +126,7 @@ fn header(wire: &v1::Header) -> Result<(HeaderName, HeaderValue), Invalid> {
     Ok((header_name("name", &wire.name)?, value))
 }
 
-fn header_name(field: &str, text: &str) -> Result<HeaderName, Invalid> {
+pub(super) fn header_name(field: &str, text: &str) -> Result<HeaderName, Invalid> {
     HeaderName::from_bytes(text.as_bytes()).map_err(|_| is_not(field, text, "a header's name"))
 }
 
@@ -199,11 +199,15 @@ fn weighted_backend(wire: &v1::WeightedBackend) -> Result<WeightedBackend, Inval
 
 fn mirror(wire: &v1::Mirror) -> Result<Mirror, Invalid> {
     let backend = required("backend", wire.backend.as_ref()).and_then(|it| backend_name(it).map_err(|e| e.under("backend")))?;
-    let share = match wire.denominator {
-        0 => Share::ALL,
-        denominator => Share::new(wire.numerator, denominator).map_err(|error| Invalid::new("denominator", error))?,
-    };
-    Ok(Mirror { backend, share })
+    Ok(Mirror { backend, share: share(wire.numerator, wire.denominator)? })
+}
+
+/// A share of requests; a denominator of 0 stands for all of them.
+pub(super) fn share(numerator: u32, denominator: u32) -> Result<Share, Invalid> {
+    match denominator {
+        0 => Ok(Share::ALL),
+        denominator => Share::new(numerator, denominator).map_err(|error| Invalid::new("denominator", error)),
+    }
 }
 
 fn retry(wire: &v1::Retry) -> Result<RetryPolicy, Invalid> {
@@ -214,7 +218,7 @@ fn retry(wire: &v1::Retry) -> Result<RetryPolicy, Invalid> {
     })
 }
 
-fn status(field: &str, code: u32) -> Result<StatusCode, Invalid> {
+pub(super) fn status(field: &str, code: u32) -> Result<StatusCode, Invalid> {
     let status = u16::try_from(code).ok().and_then(|code| StatusCode::from_u16(code).ok());
     status.ok_or_else(|| Invalid::new(field, format!("{code} is not an HTTP status")))
 }

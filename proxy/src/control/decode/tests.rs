@@ -48,6 +48,7 @@ fn reviews() -> v1::Resource {
         protocol: v1::Protocol::Http.into(),
         http_routes: Some(v1::HttpRoutes { rules: vec![rule()] }),
         stream_routes: None,
+        injections: Vec::new(),
     };
     let service = v1::Service { name: Some(service_name("reviews")), addresses: vec!["10.96.0.1".into()], ports: vec![port] };
     v1::Resource {
@@ -148,7 +149,7 @@ fn endpoints_are_sorted_and_each_is_there_once() {
     let at = |address: &str| v1::Endpoint { address: address.into(), ..v1::Endpoint::default() };
     let list = |addresses: &[&str]| {
         let endpoints = addresses.iter().map(|address| at(address)).collect();
-        super::endpoints(&v1::Endpoints { name: Some(backend("reviews", 80)), endpoints })
+        super::endpoints(&v1::Endpoints { name: Some(backend("reviews", 80)), endpoints, policy: None })
     };
     let sorted = list(&["10.0.0.2:80", "[::1]:80", "10.0.0.1:80"]).unwrap();
     let addresses: Vec<_> = sorted.endpoints.iter().map(|it| it.address.to_string()).collect();
@@ -258,11 +259,19 @@ impl Chaos {
                     protocol: it.code(),
                     http_routes: it.some(|it| v1::HttpRoutes { rules: it.list(Self::rule) }),
                     stream_routes: it.some(|it| v1::StreamRoutes { kind: it.code(), rules: it.list(Self::stream_rule) }),
+                    injections: it.list(|it| v1::Injection {
+                        numerator: it.number(),
+                        denominator: it.number(),
+                        headers: it.list(Self::key),
+                        delay_ms: it.0.u64(..),
+                        abort_status: it.number(),
+                    }),
                 }),
             })),
             1 => {
-                let (name, endpoints) = (self.some(Self::backend), self.list(Self::endpoint));
-                Some(Body::Endpoints(v1::Endpoints { name, endpoints }))
+                let (name, endpoints, policy) =
+                    (self.some(Self::backend), self.list(Self::endpoint), self.some(Self::backend_policy));
+                Some(Body::Endpoints(v1::Endpoints { name, endpoints, policy }))
             }
             2 => {
                 let target = match self.0.u8(..3) {
@@ -278,6 +287,13 @@ impl Chaos {
                     port: it.number(),
                     protocol: it.code(),
                     service: it.some(Self::backend),
+                    rate_limits: it.list(|it| v1::RateLimit {
+                        policy: it.text(),
+                        requests: it.number(),
+                        per_ms: it.0.u64(..),
+                        burst: it.number(),
+                        key: it.code(),
+                    }),
                 }),
             })),
             4 => Some(Body::Trust(v1::TrustBundle {
@@ -288,6 +304,31 @@ impl Chaos {
             _ => None,
         };
         v1::Resource { name: self.some(Self::name), version: self.text(), body }
+    }
+
+    fn backend_policy(&mut self) -> v1::BackendPolicy {
+        use v1::hash_on::Kind;
+        let on = match self.0.u8(..3) {
+            0 => None,
+            1 => Some(Kind::Header(self.text())),
+            _ => Some(Kind::Cookie(self.text())),
+        };
+        v1::BackendPolicy {
+            balancer: self.code(),
+            hash_on: self.some(|_| v1::HashOn { kind: on }),
+            slow_start_ms: self.0.u64(..),
+            ejection: self.some(|it| v1::Ejection {
+                consecutive_failures: it.number(),
+                base_ms: it.0.u64(..),
+                max_ms: it.0.u64(..),
+                max_ejected_percent: it.number(),
+            }),
+            retry_budget: self.some(|it| v1::RetryBudget {
+                percent: it.number(),
+                min_per_second: it.number(),
+                window_ms: it.0.u64(..),
+            }),
+        }
     }
 
     fn endpoint(&mut self) -> v1::Endpoint {

@@ -1,0 +1,67 @@
+//! What TrafficPolicies do to a request.
+
+use http::HeaderMap;
+use weir_core::balance::Algorithm;
+use weir_core::names::BackendRef;
+use weir_core::policy::{HashOn, Injection, RateKey, RateLimit};
+use weir_core::reason::Reason;
+
+use super::answer::{Explanation, Outcome};
+use crate::index::Index;
+use crate::objects::policy::TrafficPolicy;
+use crate::translate;
+
+/// Adds what the policies of the dialled port and of the backends say.
+pub(super) fn add(explanation: &mut Explanation, index: &Index, dialled: &BackendRef, headers: &HeaderMap) {
+    // Only what would reach a backend is disturbed.
+    let forwarded = matches!(explanation.outcome, Outcome::Forwarded | Outcome::ForwardedInPart);
+    if let Some(policy) = of(index, dialled).filter(|_| forwarded) {
+        let matching: Vec<&Injection> = policy.injections.iter().filter(|it| it.matches(headers)).collect();
+        explanation.policies.extend(matching.iter().map(|it| format!("TrafficPolicy {}: {}", policy.key, fault(it))));
+        // Whatever the dice say, the first that takes all takes this one.
+        let reached = matching.iter().position(|it| it.takes_all()).map_or(&[][..], |last| &matching[..=last]);
+        let aborts = reached.iter().all(|it| it.abort.is_some());
+        if let Some(status) = reached.last().and_then(|it| it.abort).filter(|_| aborts) {
+            explanation.summary = format!("is answered with {} by a fault of TrafficPolicy {}", status.as_u16(), policy.key);
+            explanation.outcome = Outcome::Fails { status: status.as_u16(), reason: Reason::FaultInjected.as_str() };
+        }
+    }
+    for name in explanation.backends.iter().map(|it| it.backend.clone()).collect::<Vec<_>>() {
+        let Some(policy) = name.parse::<BackendRef>().ok().and_then(|backend| of(index, &backend)) else { continue };
+        explanation.policies.push(format!("{name} is balanced by {} (TrafficPolicy {})", balancer(policy), policy.key));
+        explanation.policies.extend(
+            policy.rate_limits.iter().map(|it| format!("each Pod of {name} {} (TrafficPolicy {})", limit(it), policy.key)),
+        );
+    }
+}
+
+fn of<'a>(index: &'a Index, backend: &BackendRef) -> Option<&'a TrafficPolicy> {
+    let port = index.service(&backend.service)?.port(backend.port)?;
+    translate::in_force(index, &backend.service, port)
+}
+
+fn fault(it: &Injection) -> String {
+    let delay = if it.delay.is_zero() { String::new() } else { format!("delayed by {:?}", it.delay) };
+    let abort = it.abort.map(|status| format!("answered with {}", status.as_u16())).unwrap_or_default();
+    let both = if delay.is_empty() || abort.is_empty() { "" } else { " and then " };
+    format!("{} of the requests are {delay}{both}{abort}", it.share)
+}
+
+fn balancer(policy: &TrafficPolicy) -> String {
+    match (policy.backend.balance.algorithm, &policy.backend.hash_on) {
+        (Algorithm::PeakEwma, _) => "PeakEwma".to_owned(),
+        (Algorithm::LeastRequest, _) => "LeastRequest".to_owned(),
+        (Algorithm::RoundRobin, _) => "RoundRobin".to_owned(),
+        (Algorithm::RingHash, HashOn::Source) => "RingHash on the Pod that calls".to_owned(),
+        (Algorithm::RingHash, HashOn::Header(name)) => format!("RingHash on the header {name}"),
+        (Algorithm::RingHash, HashOn::Cookie(name)) => format!("RingHash on the cookie {name}"),
+    }
+}
+
+fn limit(it: &RateLimit) -> String {
+    let whose = match it.key {
+        RateKey::All => "all callers together",
+        RateKey::Caller => "each caller",
+    };
+    format!("takes {} requests in {:?} of {whose}", it.requests, it.per)
+}

@@ -1,0 +1,89 @@
+//! What a TrafficPolicy says: how requests to a service port are spread, bounded, and disturbed on purpose.
+//!
+//! [`BackendPolicy`] is for the callers' sidecars and comes with a port's endpoints, so that it holds whichever route leads there.
+//! [`Injection`] is for them too, and comes with the port that was called. [`RateLimit`] is for the workload's own sidecar.
+
+pub mod hash;
+pub mod injection;
+pub mod rate;
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, header};
+
+use crate::balance::BalanceConfig;
+use crate::budget::BudgetConfig;
+pub use injection::Injection;
+pub use rate::{RateKey, RateLimit};
+
+/// How callers choose among the endpoints of a port, and how often they may try again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackendPolicy {
+    /// Which endpoint gets a request, and which ones get none for a while.
+    pub balance: BalanceConfig,
+    /// What of a request the ring is asked for, where the balancer is one.
+    pub hash_on: HashOn,
+    /// How many retries there may be.
+    pub budget: BudgetConfig,
+}
+
+/// The part of a request by which requests that belong together are known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HashOn {
+    /// The workload that calls. Its sidecar calls for nobody else, so all of its requests belong together.
+    #[default]
+    Source,
+    /// A header's first value.
+    Header(HeaderName),
+    /// A cookie's value.
+    Cookie(Arc<str>),
+}
+
+impl HashOn {
+    /// Where on the ring a request stands. `None`: it does not have that header or cookie, and any endpoint will do.
+    #[must_use]
+    pub fn key(&self, headers: &HeaderMap, source: u64) -> Option<u64> {
+        match self {
+            Self::Source => Some(source),
+            Self::Header(name) => headers.get(name).map(|value| hash::bytes(value.as_bytes())),
+            Self::Cookie(name) => cookie(headers, name).map(hash::bytes),
+        }
+    }
+}
+
+/// The value of a cookie, without quotes around it (RFC 6265, section 4.2.1).
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let pairs = headers.get_all(header::COOKIE).into_iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    pairs.map(<[u8]>::trim_ascii).find_map(|pair| {
+        let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        Some(value.strip_prefix(b"\"").and_then(|it| it.strip_suffix(b"\"")).unwrap_or(value))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn a_request_is_known_by_what_the_policy_names() {
+        let user = HashOn::Header("x-user".parse().unwrap());
+        let session = HashOn::Cookie("sid".into());
+        let of = |text: &str| Some(hash::bytes(text.as_bytes()));
+        for (on, lines, expected) in [
+            (&HashOn::Source, &[][..], Some(7)),
+            (&user, &[("x-user", "ann"), ("x-user", "bob")], of("ann")),
+            (&user, &[("x-other", "ann")], None),
+            (&session, &[("cookie", "a=1; sid=xyz; b=2")], of("xyz")),
+            (&session, &[("cookie", "a=1"), ("cookie", "sid=\"xyz\"")], of("xyz")),
+            (&session, &[("cookie", "sidx=1; xsid=2; sid")], None),
+            (&session, &[("cookie", "sid=")], of("")),
+            (&session, &[], None),
+        ] {
+            assert_eq!(on.key(&headers(lines), 7), expected, "{on:?} of {lines:?}");
+        }
+    }
+}

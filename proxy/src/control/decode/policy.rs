@@ -1,0 +1,76 @@
+//! TrafficPolicies, as far as a proxy is concerned.
+
+use std::time::Duration;
+
+use weir_core::balance::{Algorithm, BalanceConfig, EjectionConfig};
+use weir_core::budget::BudgetConfig;
+use weir_core::policy::{BackendPolicy, HashOn, Injection, RateKey, RateLimit};
+use weir_core::route::HeaderMatch;
+use weir_proto::v1;
+
+use super::rules::{header_name, share, status, value_match};
+use super::{Invalid, each, unknown};
+
+/// How endpoints are chosen. What is not said is as without a policy.
+pub(super) fn backend(wire: &v1::BackendPolicy) -> Result<BackendPolicy, Invalid> {
+    let algorithm = match v1::Balancer::try_from(wire.balancer) {
+        Ok(v1::Balancer::PeakEwma) => Algorithm::PeakEwma,
+        Ok(v1::Balancer::LeastRequest) => Algorithm::LeastRequest,
+        Ok(v1::Balancer::RoundRobin) => Algorithm::RoundRobin,
+        Ok(v1::Balancer::RingHash) => Algorithm::RingHash,
+        Err(_) => return Err(unknown("balancer", "a balancer", wire.balancer)),
+    };
+    let hash_on = match wire.hash_on.as_ref().and_then(|it| it.kind.as_ref()) {
+        None => HashOn::Source,
+        Some(v1::hash_on::Kind::Header(name)) => HashOn::Header(header_name("hash_on.header", name)?),
+        Some(v1::hash_on::Kind::Cookie(name)) => HashOn::Cookie(name.as_str().into()),
+    };
+    let ejection = wire.ejection.as_ref().map(|it| EjectionConfig {
+        consecutive_failures: it.consecutive_failures,
+        base: Duration::from_millis(it.base_ms),
+        max: Duration::from_millis(it.max_ms),
+        max_ejected_percent: it.max_ejected_percent,
+    });
+    let budget = wire.retry_budget.as_ref().map(|it| BudgetConfig {
+        percent: it.percent,
+        min_per_second: it.min_per_second,
+        window: Duration::from_millis(it.window_ms),
+    });
+    let slow_start = Duration::from_millis(wire.slow_start_ms);
+    let balance = BalanceConfig { algorithm, slow_start, ejection: ejection.unwrap_or_default(), ..BalanceConfig::default() };
+    Ok(BackendPolicy { balance, hash_on, budget: budget.unwrap_or_default() })
+}
+
+/// A fault that somebody wants.
+pub(super) fn injection(wire: &v1::Injection) -> Result<Injection, Invalid> {
+    let headers = each("headers", &wire.headers, |it| {
+        Ok(HeaderMatch { name: header_name("name", &it.name)?, value: value_match(it.value.as_ref())? })
+    })?;
+    let abort = match wire.abort_status {
+        0 => None,
+        code => Some(status("abort_status", code)?),
+    };
+    let share = share(wire.numerator, wire.denominator)?;
+    Ok(Injection { share, headers, delay: Duration::from_millis(wire.delay_ms), abort })
+}
+
+/// How many requests a port takes.
+pub(super) fn rate_limit(wire: &v1::RateLimit) -> Result<RateLimit, Invalid> {
+    let key = match v1::RateKey::try_from(wire.key) {
+        Ok(v1::RateKey::Caller) => RateKey::Caller,
+        Ok(v1::RateKey::All) => RateKey::All,
+        Err(_) => return Err(unknown("key", "a key of a rate limit", wire.key)),
+    };
+    for (field, number) in [("requests", u64::from(wire.requests)), ("per_ms", wire.per_ms), ("burst", u64::from(wire.burst))] {
+        if number == 0 {
+            return Err(Invalid::new(field, "is 0, which would let nothing through"));
+        }
+    }
+    Ok(RateLimit {
+        policy: wire.policy.as_str().into(),
+        requests: wire.requests,
+        per: Duration::from_millis(wire.per_ms),
+        burst: wire.burst,
+        key,
+    })
+}
