@@ -8,6 +8,7 @@ mod policy;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::time::SystemTime;
 
 use fastrand::Rng;
 use http::request::Parts;
@@ -19,6 +20,7 @@ use weir_core::route::decide::{Decision, Refusal, decide};
 use weir_core::route::explain::{Considered, Verdict, consider, describe_considered};
 use weir_core::route::stream::StreamRefusal;
 use weir_core::route::{HttpRule, RouteRef, RouteTable, StreamTable, WeightedBackend};
+use weir_core::session::Carrier;
 use weir_core::snapshot::{AddressTarget, Endpoint, Protocol, ServicePort};
 
 pub use answer::{BackendLine, EndpointLine, Explanation, Failure, Outcome, RouteLine, RuleLine};
@@ -238,7 +240,7 @@ impl Asked<'_> {
         *request.uri_mut() = self.question.to.clone();
         *request.headers_mut() = self.question.headers.clone();
         let (mut parts, ()) = request.into_parts();
-        match decide(&table, &mut parts, self.dialled.port, &mut Rng::with_seed(0)) {
+        match decide(&table, &mut parts, self.dialled.port, &mut Rng::with_seed(0), unix_seconds) {
             Decision::Forward { .. } => Decided::Sent(Box::new(parts)),
             Decision::Preflight { .. } => Decided::Answered {
                 status: 204,
@@ -375,6 +377,10 @@ fn line(table: &RouteTable, considered: &Considered) -> Option<RuleLine> {
     Some(RuleLine { rule: rule_text(&rule.route, rule.index), matches: describe_considered(rule, considered), verdict })
 }
 
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 fn policies(rule: &HttpRule) -> Vec<String> {
     let mut lines = Vec::new();
     lines.extend(rule.timeouts.request.map(|it| format!("the whole request may take {it:?}")));
@@ -383,6 +389,10 @@ fn policies(rule: &HttpRule) -> Vec<String> {
         let codes: Vec<&str> = it.codes.iter().map(http::StatusCode::as_str).collect();
         let on = if codes.is_empty() { String::new() } else { format!(", also for {}", codes.join(", ")) };
         format!("up to {} retries after at least {:?}{on}, within the retry budget", it.attempts, it.backoff)
+    }));
+    lines.extend(rule.session.as_ref().map(|it| match &it.carrier {
+        Carrier::Cookie { name, .. } => format!("requests with one value of the cookie {name} stay with one endpoint"),
+        Carrier::Header(name) => format!("requests with one value of the header {name} stay with one endpoint"),
     }));
     lines.extend(rule.mirrors.iter().map(|it| format!("{} of the requests are mirrored to {}", it.share, it.backend)));
     lines

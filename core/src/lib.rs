@@ -28,5 +28,6 @@ pub mod reason;
 pub mod retry;
 pub mod rotation;
 pub mod route;
+pub mod session;
 pub mod snapshot;
 pub mod sniff;

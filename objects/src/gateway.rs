@@ -118,8 +118,33 @@ pub struct HttpRuleSpec {
     pub timeouts: Option<TimeoutsSpec>,
     /// Retries.
     pub retry: Option<RetrySpec>,
-    /// Kept only to be refused: it is not served.
-    pub session_persistence: Option<Value>,
+    /// Whether requests that belong together go to one endpoint.
+    pub session_persistence: Option<SessionPersistenceSpec>,
+}
+
+/// `sessionPersistence` of a rule (GEP-1619).
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "a mapping (sessionPersistence)")]
+pub struct SessionPersistenceSpec {
+    /// Name of the cookie or header.
+    pub session_name: Option<String>,
+    /// How long a session lives.
+    pub absolute_timeout: Option<String>,
+    /// How long it lives without a request.
+    pub idle_timeout: Option<String>,
+    /// `Cookie` where absent.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// How long the client keeps a cookie.
+    pub cookie_config: Option<CookieSpec>,
+}
+
+/// `cookieConfig` of a session.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "a mapping (cookieConfig)")]
+pub struct CookieSpec {
+    /// `Session` where absent.
+    pub lifetime_type: Option<String>,
 }
 
 /// A rule of a GRPCRoute.
@@ -134,8 +159,8 @@ pub struct GrpcRuleSpec {
     pub filters: Vec<GatewayFilter>,
     /// Who gets the requests.
     pub backend_refs: Vec<BackendRefSpec>,
-    /// Kept only to be refused: it is not served.
-    pub session_persistence: Option<Value>,
+    /// Whether requests that belong together go to one endpoint.
+    pub session_persistence: Option<SessionPersistenceSpec>,
 }
 
 /// A match of an HTTPRoute.

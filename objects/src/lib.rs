@@ -26,10 +26,10 @@ use weir_core::route::RouteKind;
 pub use annotations::{MESHED, MTLS, OPAQUE_PORTS, PolicyAnnotations};
 pub use field::{FieldPath, Problem, Segment, excerpt};
 pub use gateway::{
-    BackendRefSpec, CorsSpec, FractionSpec, GatewayFilter, GrpcMatchSpec, GrpcMethodSpec, GrpcRouteSpec, GrpcRuleSpec,
-    HeaderFilterSpec, HeaderSpec, HttpMatchSpec, HttpRouteSpec, HttpRuleSpec, KeyValueMatchSpec, MirrorSpec, ParentRefSpec,
-    PathModifierSpec, RedirectSpec, RetrySpec, RewriteSpec, RouteMetadata, StreamRouteSpec, StreamRuleSpec, TimeoutsSpec,
-    TypedValueSpec,
+    BackendRefSpec, CookieSpec, CorsSpec, FractionSpec, GatewayFilter, GrpcMatchSpec, GrpcMethodSpec, GrpcRouteSpec,
+    GrpcRuleSpec, HeaderFilterSpec, HeaderSpec, HttpMatchSpec, HttpRouteSpec, HttpRuleSpec, KeyValueMatchSpec, MirrorSpec,
+    ParentRefSpec, PathModifierSpec, RedirectSpec, RetrySpec, RewriteSpec, RouteMetadata, SessionPersistenceSpec,
+    StreamRouteSpec, StreamRuleSpec, TimeoutsSpec, TypedValueSpec,
 };
 pub use port_set::PortSet;
 pub use service::{Service, ServiceForm, ServicePort};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::HeaderMap;
-use weir_core::balance::{Algorithm, BalanceConfig, Balancer, Outcome, Ticket};
+use weir_core::balance::{Algorithm, BalanceConfig, Balancer, Outcome, Preference, Ticket};
 use weir_core::budget::{BudgetConfig, RetryBudget};
 use weir_core::names::BackendRef;
 use weir_core::policy::{BackendPolicy, hash};
@@ -87,10 +87,13 @@ impl Cluster {
         }
     }
 
-    /// Where a request stands on the ring, if there is one.
-    pub(crate) fn key(&self, headers: &HeaderMap) -> Option<u64> {
+    /// Which endpoint a request would like by the policy: the one that the ring names, if there is a ring.
+    pub(crate) fn preference(&self, headers: &HeaderMap) -> Preference {
         let policy = self.policy.borrow();
-        if policy.balance.algorithm == Algorithm::RingHash { policy.hash_on.key(headers, self.source) } else { None }
+        if policy.balance.algorithm != Algorithm::RingHash {
+            return Preference::Any;
+        }
+        policy.hash_on.key(headers, self.source).map_or(Preference::Any, Preference::Key)
     }
 
     /// Picks an endpoint, one that is not among `tried` if there is another.
@@ -98,10 +101,10 @@ impl Cluster {
     /// # Errors
     ///
     /// There is no ready endpoint.
-    pub(crate) fn pick(self: &Rc<Self>, tried: &[SocketAddr], key: Option<u64>) -> Result<Pick, Fault> {
+    pub(crate) fn pick(self: &Rc<Self>, tried: &[SocketAddr], preference: Preference) -> Result<Pick, Fault> {
         let mut balancer = self.balancer.borrow_mut();
         let ticket = balancer
-            .pick(self.shared.now(), &mut self.rng.borrow_mut(), tried, key)
+            .pick(self.shared.now(), &mut self.rng.borrow_mut(), tried, preference)
             .map_err(|_| Fault::new(Reason::NoEndpoint, format!("{} has no ready endpoint", self.backend)))?;
         match (balancer.client(&ticket), balancer.endpoint(&ticket)) {
             (Some(upstream), Some(endpoint)) => Ok(Pick {

@@ -17,6 +17,7 @@ use weir_core::route::{
     Filter, HeaderChanges, HttpMatch, HttpRule, Mirror, PathChange, PathMatch, Redirect, RetryPolicy, Rewrite, RouteKind,
     RouteRef, RouteTable, StreamTable, ValueMatch, WeightedBackend,
 };
+use weir_core::session::{Carrier, Session};
 use weir_core::snapshot::{
     AddressTarget, Endpoint, Endpoints, Inbound, Protocol, Resource, ResourceName, Service, ServicePort, TrustBundle, Update,
 };
@@ -134,7 +135,16 @@ fn rule(rule: &HttpRule) -> v1::HttpRule {
         retry: rule.retry.as_ref().map(retry),
         invalid: text_or_empty(rule.invalid.as_deref()),
         mirrors: rule.mirrors.iter().map(mirror).collect(),
+        session: rule.session.as_ref().map(session),
     }
+}
+
+fn session(it: &Session) -> v1::Session {
+    let (name, header, permanent) = match &it.carrier {
+        Carrier::Cookie { name, permanent } => (name.to_string(), false, *permanent),
+        Carrier::Header(name) => (name.to_string(), true, false),
+    };
+    v1::Session { name, header, permanent, absolute_ms: it.absolute.map(milliseconds), idle_ms: it.idle.map(milliseconds) }
 }
 
 fn streams(table: &StreamTable) -> v1::StreamRoutes {

@@ -111,6 +111,7 @@ fn http_rule(index: &Index, route: &Route, rule: &Rule, refers: &mut BTreeSet<Ba
         backends,
         timeouts: rule.timeouts,
         retry: rule.retry.clone(),
+        session: rule.session.clone(),
         invalid: rule.invalid.clone(),
     }
 }

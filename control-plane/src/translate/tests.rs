@@ -318,7 +318,7 @@ fn what_is_not_served_spoils_its_rule_and_no_other() {
     - {name: reviews, port: 80}
     - {name: canary, port: 80, filters: [{type: ExternalAuth}]}
   - matches: [{path: {value: /sticky}}]
-    sessionPersistence: {sessionName: x}
+    sessionPersistence: {sessionName: x, type: Query}
     backendRefs: [{name: reviews, port: 80}]
   - backendRefs: [{name: reviews, port: 80}]
 ";
@@ -356,7 +356,7 @@ fn what_is_not_served_spoils_its_rule_and_no_other() {
         Http shop/mixed rule 8 ``
           match ^ /sticky
           to shop/reviews:80 weight 1
-          INVALID spec.rules[8].sessionPersistence: is not served by this version of Weir
+          INVALID spec.rules[8].sessionPersistence.type: expected Cookie or Header, found `Query`
         Http shop/mixed rule 9 ``
           to shop/reviews:80 weight 1
       port 9000 `tcp-admin` Opaque

@@ -54,6 +54,18 @@ pub enum Algorithm {
     RingHash,
 }
 
+/// Which endpoint a request would like to have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preference {
+    /// Any.
+    #[default]
+    Any,
+    /// The one that the ring names for this key, if there is a ring.
+    Key(u64),
+    /// The one with this number ([`endpoint_number`](crate::session::endpoint_number)), if it is there and serves.
+    Endpoint(u64),
+}
+
 /// The part of its share that an endpoint gets in its first moments of a slow start.
 const LEAST_SHARE: f64 = 0.1;
 
@@ -127,7 +139,7 @@ pub struct Balancer<C> {
 impl<C> Balancer<C> {
     /// Without endpoints.
     #[must_use]
-    pub const fn new(config: BalanceConfig) -> Self {
+    pub fn new(config: BalanceConfig) -> Self {
         Self { config, set: EndpointSet::new(), ring: Ring::new(), turn: 0, probe_cursor: 0 }
     }
 
@@ -172,15 +184,20 @@ impl<C> Balancer<C> {
         self.keep_cap(now);
     }
 
-    /// Picks an endpoint for an attempt that starts now. `tried` are the addresses that the same request has been to, `key` is what
-    /// a ring is asked for.
+    /// Picks an endpoint for an attempt that starts now. `tried` are the addresses that the same request has been to.
     ///
     /// # Errors
     ///
     /// [`NoEndpoint::None`] when the set is empty.
-    pub fn pick(&mut self, now: Moment, rng: &mut Rng, tried: &[SocketAddr], key: Option<u64>) -> Result<Ticket, NoEndpoint> {
+    pub fn pick(
+        &mut self,
+        now: Moment,
+        rng: &mut Rng,
+        tried: &[SocketAddr],
+        preference: Preference,
+    ) -> Result<Ticket, NoEndpoint> {
         let slot = self
-            .by_key(key, tried, now)
+            .preferred(preference, tried, now)
             .or_else(|| self.due_probe(now, tried))
             .or_else(|| self.serving(tried, now, rng))
             // An endpoint that this request has not been to, even an ejected one, before one where it has just failed.
@@ -286,16 +303,20 @@ impl<C> Balancer<C> {
         self.set.in_slot(slot).filter(|entry| entry.health.is_due(now)).map(|_| slot)
     }
 
-    /// The endpoint that the ring names for a key: the first from there on that serves and has not been tried. One that is ejected
-    /// and waits for a probe gets it from the keys that are its own.
-    fn by_key(&self, key: Option<u64>, tried: &[SocketAddr], now: Moment) -> Option<usize> {
+    /// The endpoint with the number, or the one that the ring names for the key: the first from there on that serves and has not
+    /// been tried. One that is ejected and waits for a probe gets it from those that want it.
+    fn preferred(&self, preference: Preference, tried: &[SocketAddr], now: Moment) -> Option<usize> {
         let takes = |slot: usize| {
             self.set.in_slot(slot).is_some_and(|it| {
                 let probe = tried.is_empty() && it.health.is_due(now);
                 (it.health.ejected_until().is_none() || probe) && !tried.contains(&it.endpoint.address)
             })
         };
-        self.ring.from(key?).find(|slot| takes(*slot))
+        match preference {
+            Preference::Any => None,
+            Preference::Key(key) => self.ring.from(key).find(|slot| takes(*slot)),
+            Preference::Endpoint(number) => self.set.numbered(number).filter(|slot| takes(*slot)),
+        }
     }
 
     /// One of the serving endpoints. One that has joined not long ago passes some of its requests on to others.

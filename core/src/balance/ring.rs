@@ -1,9 +1,10 @@
 //! A ring for consistent hashing (Karger et al., 1997; as in ketama): each endpoint stands at many points, and a key belongs to the
 //! first point from it on. An endpoint that leaves gives its keys to the others, about equally, and nobody else's keys move.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use crate::policy::hash;
+use crate::session::endpoint_number;
 
 /// Points of a ring with few endpoints. The shares of endpoints differ by about one part in the square root of the points that
 /// each has.
@@ -28,7 +29,7 @@ impl Ring {
         let each = (POINTS / members.len().next_power_of_two()).clamp(*POINTS_EACH.start(), *POINTS_EACH.end());
         let mut points: Vec<(u64, usize)> = Vec::with_capacity(members.len() * each);
         for (slot, address) in members {
-            let place = place(address);
+            let place = endpoint_number(address);
             points.extend((0..each as u64).map(|number| (hash::mix(place.wrapping_add(hash::mix(number + 1))), slot)));
         }
         points.sort_unstable();
@@ -41,14 +42,4 @@ impl Ring {
         let (before, after) = self.points.split_at(start);
         after.iter().chain(before).map(|(_, slot)| *slot)
     }
-}
-
-fn place(address: SocketAddr) -> u64 {
-    let mut bytes = Vec::with_capacity(18);
-    match address.ip() {
-        IpAddr::V4(ip) => bytes.extend(ip.octets()),
-        IpAddr::V6(ip) => bytes.extend(ip.octets()),
-    }
-    bytes.extend(address.port().to_be_bytes());
-    hash::bytes(&bytes)
 }

@@ -1,8 +1,11 @@
 //! The endpoints of a balancer: slots that keep their index, and an order in which the serving ones come first.
 
+use std::collections::HashMap;
+
 use crate::balance::ewma::PeakEwma;
 use crate::clock::Moment;
 use crate::outlier::Health;
+use crate::session::endpoint_number;
 use crate::snapshot::Endpoint;
 
 /// One endpoint and what is known of it.
@@ -41,11 +44,13 @@ pub(super) struct EndpointSet<C> {
     /// Slots in use: first those of serving endpoints, then those of ejected ones.
     order: Vec<usize>,
     serving: usize,
+    /// Slots by the number of their endpoint. Of two with one number, which nobody will ever see, the later counts.
+    by_number: HashMap<u64, usize>,
 }
 
 impl<C> EndpointSet<C> {
-    pub(super) const fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), order: Vec::new(), serving: 0 }
+    pub(super) fn new() -> Self {
+        Self { slots: Vec::new(), free: Vec::new(), order: Vec::new(), serving: 0, by_number: HashMap::new() }
     }
 
     pub(super) const fn len(&self) -> usize {
@@ -79,6 +84,11 @@ impl<C> EndpointSet<C> {
         self.slots.get(slot).map(|it| Key { slot, generation: it.generation })
     }
 
+    /// The slot of the endpoint with this number.
+    pub(super) fn numbered(&self, number: u64) -> Option<usize> {
+        self.by_number.get(&number).copied()
+    }
+
     /// The endpoint, unless it has gone.
     pub(super) fn get(&self, key: Key) -> Option<&Entry<C>> {
         self.slots.get(key.slot).filter(|slot| slot.generation == key.generation)?.entry.as_ref()
@@ -97,6 +107,7 @@ impl<C> EndpointSet<C> {
         });
         let position = self.order.len();
         self.order.push(slot);
+        self.by_number.insert(endpoint_number(endpoint.address), slot);
         let health = Health::default();
         self.slots[slot].entry = Some(Entry { endpoint, client, outstanding: 0, rtt, health, joined, position });
         self.swap(position, self.serving);
@@ -111,9 +122,13 @@ impl<C> EndpointSet<C> {
         // An ejected endpoint leaves from the end, and a serving one becomes the first of the ejected on its way there.
         self.eject(slot);
         if let Some(entry) = self.in_slot(slot) {
+            let number = endpoint_number(entry.endpoint.address);
             let last = self.order.len() - 1;
             self.swap(entry.position, last);
             self.order.pop();
+            if self.by_number.get(&number) == Some(&slot) {
+                self.by_number.remove(&number);
+            }
         }
         if let Some(slot) = self.slots.get_mut(slot) {
             slot.entry = None;

@@ -56,7 +56,7 @@ impl Bench {
     /// Where a request with this key goes, which ends at once.
     fn by_key(&mut self, key: u64, tried: &[u8]) -> u8 {
         let tried: Vec<SocketAddr> = tried.iter().copied().map(address).collect();
-        let ticket = self.balancer.pick(self.now, &mut self.rng, &tried, Some(key)).unwrap();
+        let ticket = self.balancer.pick(self.now, &mut self.rng, &tried, Preference::Key(key)).unwrap();
         let number = self.number(&ticket);
         self.finish(ticket, Outcome::Success);
         number
@@ -76,7 +76,7 @@ impl Bench {
 
     fn pick(&mut self, tried: &[u8]) -> Ticket {
         let tried: Vec<SocketAddr> = tried.iter().copied().map(address).collect();
-        self.balancer.pick(self.now, &mut self.rng, &tried, None).unwrap()
+        self.balancer.pick(self.now, &mut self.rng, &tried, Preference::Any).unwrap()
     }
 
     fn number(&self, ticket: &Ticket) -> u8 {
@@ -134,7 +134,7 @@ impl Bench {
 fn without_endpoints_there_is_no_ticket() {
     let mut balancer = Balancer::<()>::new(BalanceConfig::default());
     assert!(balancer.is_empty());
-    assert_eq!(balancer.pick(at(1.0), &mut Rng::with_seed(1), &[], None).map(|_| ()), Err(NoEndpoint::None));
+    assert_eq!(balancer.pick(at(1.0), &mut Rng::with_seed(1), &[], Preference::Any).map(|_| ()), Err(NoEndpoint::None));
 }
 
 #[test]
@@ -341,7 +341,7 @@ proptest! {
             match step {
                 Step::Reconcile(numbers) => bench.reconcile(numbers),
                 Step::Pick(tried) if bench.balancer.is_empty() => {
-                    prop_assert!(bench.balancer.pick(bench.now, &mut bench.rng, &[], None).is_err(), "{tried:?}");
+                    prop_assert!(bench.balancer.pick(bench.now, &mut bench.rng, &[], Preference::Any).is_err(), "{tried:?}");
                 }
                 Step::Pick(tried) => {
                     let ticket = bench.pick(&tried);
@@ -464,4 +464,28 @@ fn one_that_joins_gets_its_share_slowly() {
     // Those that were there from the start are not new.
     let mut bench = Bench::with(Algorithm::RoundRobin, 30, 1..=4);
     assert_eq!(bench.spread().into_values().collect::<Vec<_>>(), [250; 4]);
+}
+
+#[test]
+fn a_request_gets_the_endpoint_that_it_names_while_that_serves() {
+    let mut bench = Bench::new(1..=3);
+    let pinned = |bench: &mut Bench, tried: &[SocketAddr]| {
+        let number = crate::session::endpoint_number(address(2));
+        let ticket = bench.balancer.pick(bench.now, &mut bench.rng, tried, Preference::Endpoint(number)).unwrap();
+        let number = bench.number(&ticket);
+        bench.finish(ticket, Outcome::Success);
+        number
+    };
+    assert!((0..20).all(|_| pinned(&mut bench, &[]) == 2));
+    assert!((0..20).all(|_| pinned(&mut bench, &[address(2)]) != 2), "it was tried");
+    for _ in 0..5 {
+        bench.request(2, 0.01, FAILED);
+    }
+    assert!((0..20).all(|_| pinned(&mut bench, &[]) != 2), "it is ejected");
+    bench.wait(6.0);
+    assert!((0..20).all(|_| pinned(&mut bench, &[]) == 2), "and back");
+    bench.reconcile([1, 3]);
+    assert!((0..20).all(|_| pinned(&mut bench, &[]) != 2), "gone");
+    bench.reconcile([1, 2, 3]);
+    assert!((0..20).all(|_| pinned(&mut bench, &[]) == 2));
 }

@@ -13,6 +13,7 @@ use super::model::{Filter, HttpRule, WeightedBackend};
 use super::split;
 use super::table::{Found, RouteTable};
 use crate::reason::Reason;
+use crate::session::{Token, backend_number};
 
 /// What becomes of a request for a service that has routes.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub enum Decision<'t> {
         backend: &'t WeightedBackend,
         /// What the answer says to a browser of another origin.
         grant: Grant,
+        /// The session that it belongs to, if the rule keeps sessions and this one goes on.
+        token: Option<Token>,
     },
     /// It is a browser's question whether it may ask across origins, and is answered with 204.
     Preflight {
@@ -95,8 +98,15 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Decides, and changes the request's head as the filters of rule and backend say. `dialled_port` is the service's port.
-pub fn decide<'t>(table: &'t RouteTable, parts: &mut Parts, dialled_port: u16, rng: &mut Rng) -> Decision<'t> {
+/// Decides, and changes the request's head as the filters of rule and backend say. `dialled_port` is the service's port; `clock`
+/// gives the seconds since 1970, and is asked only where a rule keeps sessions.
+pub fn decide<'t>(
+    table: &'t RouteTable,
+    parts: &mut Parts,
+    dialled_port: u16,
+    rng: &mut Rng,
+    clock: impl FnOnce() -> u64,
+) -> Decision<'t> {
     let Some(found) = table.find(&parts.method, parts.uri.path(), parts.uri.query(), &parts.headers) else {
         return Decision::Refused { rule: None, why: Refusal::NoRoute };
     };
@@ -109,11 +119,17 @@ pub fn decide<'t>(table: &'t RouteTable, parts: &mut Parts, dialled_port: u16, r
         Sharing::Preflight(grant) => return Decision::Preflight { rule, grant },
         Sharing::Actual(grant) => grant,
     };
+    // As the client wrote it, before filters change headers.
+    let token = rule.session.as_ref().and_then(|session| session.of(&parts.headers, clock()));
     let context = RequestContext { prefix_len: found.prefix_len, scheme: "http", dialled_port };
     if let Some(end) = filtered(rule, &rule.filters, parts, context, &grant) {
         return end;
     }
-    let chosen = split::choose(&rule.backends, rng).and_then(|index| Some((index, rule.backends.get(index)?)));
+    // A session stays where it is; weights are for new ones.
+    let stays =
+        token.and_then(|token| rule.backends.iter().position(|it| it.weight > 0 && backend_number(&it.backend) == token.backend));
+    let token = token.filter(|_| stays.is_some());
+    let chosen = stays.or_else(|| split::choose(&rule.backends, rng)).and_then(|index| Some((index, rule.backends.get(index)?)));
     let Some((index, backend)) = chosen else { return refused(Refusal::NoBackend) };
     if let Some(why) = &backend.invalid {
         return refused(Refusal::InvalidBackend(Arc::clone(why)));
@@ -121,7 +137,7 @@ pub fn decide<'t>(table: &'t RouteTable, parts: &mut Parts, dialled_port: u16, r
     if let Some(end) = filtered(rule, &backend.filters, parts, context, &grant) {
         return end;
     }
-    Decision::Forward { found, rule, index, backend, grant }
+    Decision::Forward { found, rule, index, backend, grant, token }
 }
 
 fn filtered<'t>(
@@ -158,6 +174,7 @@ mod tests {
             backends: vec![backend("shop/good:80", 1)],
             timeouts: Timeouts::default(),
             retry: None,
+            session: None,
             invalid: None,
         }
     }
@@ -174,7 +191,7 @@ mod tests {
     fn ask(rule: HttpRule, path: &str) -> (String, Parts) {
         let table = RouteTable::new(vec![rule]);
         let (mut parts, ()) = Request::get(format!("http://svc{path}")).body(()).unwrap().into_parts();
-        let text = match decide(&table, &mut parts, 80, &mut Rng::with_seed(1)) {
+        let text = match decide(&table, &mut parts, 80, &mut Rng::with_seed(1), || 0) {
             Decision::Forward { backend, .. } => format!("forward {}", backend.backend),
             Decision::Redirect { status, location, .. } => format!("{} {}", status.as_u16(), location.to_str().unwrap()),
             Decision::Preflight { .. } => "preflight".to_owned(),
@@ -214,5 +231,32 @@ mod tests {
         };
         let (_, parts) = ask(rule, "/");
         assert!(parts.headers.contains_key("x-rule") && parts.headers.contains_key("x-backend"));
+    }
+
+    #[test]
+    fn a_session_stays_with_its_backend_while_that_takes_requests() {
+        use crate::session::{Carrier, Session};
+        let session = Session { carrier: Carrier::Header("x-session".parse().unwrap()), absolute: None, idle: None };
+        let mut kept = rule("/");
+        kept.backends = vec![backend("shop/one:80", 1), backend("shop/two:80", 1), backend("shop/off:80", 0)];
+        kept.session = Some(session);
+        let table = RouteTable::new(vec![kept]);
+        let mut rng = Rng::with_seed(3);
+        let mut chosen = |of: &str| {
+            let token = Token { backend: backend_number(&of.parse().unwrap()), endpoint: 5, begun: 0, used: 0 };
+            let mut seen = std::collections::BTreeSet::new();
+            for _ in 0..50 {
+                let request = Request::get("http://shop/").header("x-session", token.to_string()).body(()).unwrap();
+                let (mut parts, ()) = request.into_parts();
+                let Decision::Forward { index, token, .. } = decide(&table, &mut parts, 80, &mut rng, || 9) else {
+                    panic!("refused")
+                };
+                seen.insert((index, token.map(|it| it.endpoint)));
+            }
+            seen.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(chosen("shop/two:80"), [(1, Some(5))]);
+        assert_eq!(chosen("shop/off:80"), [(0, None), (1, None)], "who takes no request keeps no session");
+        assert_eq!(chosen("shop/other:80"), [(0, None), (1, None)]);
     }
 }

@@ -164,6 +164,7 @@ mod tests {
             backends: vec![],
             timeouts: Timeouts::default(),
             retry: None,
+            session: None,
             invalid: None,
         }
     }

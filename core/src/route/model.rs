@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use super::filter::cors::Cors;
 use super::mirror::Mirror;
 use crate::names::{BackendRef, Label, ObjectName};
+use crate::session::Session;
 
 /// Which kind of route an object is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,6 +88,8 @@ pub struct HttpRule {
     pub timeouts: Timeouts,
     /// Retries beyond those that are always safe.
     pub retry: Option<RetryPolicy>,
+    /// Whether requests that belong together go to one endpoint.
+    pub session: Option<Session>,
     /// Set when the rule cannot be honoured: its requests are answered with 500 and this reason, never served without it.
     pub invalid: Option<Arc<str>>,
 }

@@ -88,6 +88,7 @@ mod tests {
             backends: Vec::new(),
             timeouts: Timeouts::default(),
             retry: None,
+            session: None,
             invalid: None,
         }
     }

@@ -198,6 +198,7 @@ mod tests {
             backends: Vec::new(),
             timeouts: Timeouts::default(),
             retry: None,
+            session: None,
             invalid: None,
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use http::{Method, StatusCode};
 use weir_core::backoff::Backoff;
-use weir_core::balance::{BalanceConfig, Balancer, FailureCause, Outcome, Ticket};
+use weir_core::balance::{BalanceConfig, Balancer, FailureCause, Outcome, Preference, Ticket};
 use weir_core::budget::{BudgetConfig, RetryBudget};
 use weir_core::clock::Moment;
 use weir_core::deadline::{Deadline, Expiry};
@@ -138,7 +138,7 @@ impl Client {
         let request = self.requests.get_mut(&id).expect("a request under way");
         let ticket = self
             .balancer
-            .pick(now, &mut self.rng, &request.tried, Some(weir_core::policy::hash::mix(id)))
+            .pick(now, &mut self.rng, &request.tried, Preference::Key(weir_core::policy::hash::mix(id)))
             .expect("the set is never empty");
         let address = self.balancer.endpoint(&ticket).expect("just picked").address;
         let server = number(address);

@@ -55,8 +55,9 @@ fn what_weir_does_not_serve_is_said() {
     let said = rules(&path);
     assert!(said.len() == 1 && said[0].starts_with("weir: spec.rules[0].matches[0].path.type: "), "{said:?}");
     assert!(said[0].ends_with("(the rule matches nothing)"), "{said:?}");
-    let sticky = rules(&json!([{"sessionPersistence": {}, "backendRefs": [backend(1)]}]));
-    assert!(sticky[0].ends_with("is not served by this version of Weir (requests of the rule get 500)"), "{sticky:?}");
+    let sticky = rules(&json!([{"sessionPersistence": {"type": "Query"}, "backendRefs": [backend(1)]}]));
+    assert!(sticky[0].contains("sessionPersistence.type: expected Cookie or Header"), "{sticky:?}");
+    assert!(sticky[0].ends_with("(requests of the rule get 500)"), "{sticky:?}");
 }
 
 #[test]

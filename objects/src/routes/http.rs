@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use weir_core::names::Label;
-use weir_core::route::{Filter, PathMatch, RetryPolicy, RouteKind, Timeouts};
+use weir_core::route::{Filter, PathMatch, RetryPolicy, RouteKind, RouteRef, Timeouts};
 
 use super::filter::{Filters, Place, filters};
+use super::session::session;
 use super::{Problems, Route, Rule, assemble, backend, duration, matching};
 use crate::{FieldPath, HttpRouteSpec, HttpRuleSpec, Problem, RetrySpec, RouteMetadata, TimeoutsSpec};
 
@@ -28,13 +28,14 @@ pub fn http(metadata: RouteMetadata, spec: &HttpRouteSpec) -> Result<Route, Vec<
     let written = if spec.rules.is_empty() { &all[..] } else { &spec.rules };
     assemble(RouteKind::Http, metadata, &spec.parent_refs, written.len(), |key, problems| {
         let each = written.iter().enumerate();
-        each.filter_map(|(index, spec)| rule(index, spec, &key.namespace, problems)).collect()
+        each.filter_map(|(index, spec)| rule(index, spec, key, problems)).collect()
     })
 }
 
 /// `None` for a rule none of whose matches can be honoured: it matches nothing.
-fn rule(index: usize, spec: &HttpRuleSpec, own_namespace: &Label, problems: &mut Problems) -> Option<Rule> {
+fn rule(index: usize, spec: &HttpRuleSpec, key: &RouteRef, problems: &mut Problems) -> Option<Rule> {
     let field = FieldPath::of(&["spec", "rules"]).index(index);
+    let own_namespace = &key.namespace;
     let mark = problems.mark();
     let each = spec.matches.iter().enumerate();
     let matches: Vec<_> = each.filter_map(|(i, it)| matching::http(it, &field.key("matches").index(i), problems)).collect();
@@ -50,14 +51,12 @@ fn rule(index: usize, spec: &HttpRuleSpec, own_namespace: &Label, problems: &mut
     }
     let timeouts = timeouts(spec.timeouts.as_ref(), &field.key("timeouts"), problems);
     let retry = spec.retry.as_ref().and_then(|spec| retry(spec, &field.key("retry"), problems));
-    if spec.session_persistence.is_some() {
-        problems.unsupported(field.key("sessionPersistence"), "is not served by this version of Weir");
-    }
+    let session = session(spec.session_persistence.as_ref(), key, index, &field.key("sessionPersistence"), problems);
     let invalid = problems.since(mark);
     let place = Place::HttpBackend { prefixes_only };
     let backends = backend::backends(&spec.backend_refs, own_namespace, place, &field.key("backendRefs"), problems);
     let name = spec.name.as_deref().unwrap_or_default().into();
-    Some(Rule { index, name, matches, filters, mirrors, backends, timeouts, retry, invalid })
+    Some(Rule { index, name, matches, filters, mirrors, backends, timeouts, retry, session, invalid })
 }
 
 /// `0s` means no limit (GEP-1742).

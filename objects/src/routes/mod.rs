@@ -11,12 +11,14 @@ mod grpc;
 mod http;
 mod matching;
 mod parent;
+mod session;
 mod stream;
 
 use std::sync::Arc;
 
 use weir_core::names::BackendRef;
 use weir_core::route::{Filter, HeaderMatch, HostPattern, HttpMatch, RetryPolicy, RouteKind, RouteRef, Share, Timeouts};
+use weir_core::session::Session;
 
 pub use grpc::grpc;
 pub use http::http;
@@ -66,6 +68,8 @@ pub struct Rule {
     pub timeouts: Timeouts,
     /// Retries beyond those that are always safe.
     pub retry: Option<RetryPolicy>,
+    /// Whether requests that belong together go to one endpoint.
+    pub session: Option<Session>,
     /// Why its requests are answered with 500.
     pub invalid: Option<Arc<str>>,
 }

@@ -64,6 +64,7 @@ fn rule(spec: &StreamRuleSpec, own_namespace: &Label, problems: &mut Problems) -
         backends,
         timeouts: Timeouts::default(),
         retry: None,
+        session: None,
         invalid: None,
     }
 }

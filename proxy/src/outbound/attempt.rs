@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use weir_core::backoff::Backoff;
-use weir_core::balance::{FailureCause, Outcome};
+use weir_core::balance::{FailureCause, Outcome, Preference};
 use weir_core::deadline::{Deadline, Expiry};
 use weir_core::retry::{AttemptEnd, RequestFacts, Verdict, wants_retry};
 use weir_core::snapshot::Protocol;
@@ -216,7 +216,8 @@ impl Attempts<'_> {
                     let snapshot = self.worker.shared.snapshot.load();
                     cluster.reconcile(snapshot.endpoints(&cluster.backend));
                 }
-                let pick = cluster.pick(tried, cluster.key(&self.parts.headers))?;
+                let pinned = self.route.token.filter(|_| tried.is_empty()).map(|token| Preference::Endpoint(token.endpoint));
+                let pick = cluster.pick(tried, pinned.unwrap_or_else(|| cluster.preference(&self.parts.headers)))?;
                 Ok((Rc::clone(&pick.upstream), pick.protocol, Some(pick)))
             }
             To::Endpoint(address, identity) => Ok((self.worker.direct(*address, identity.as_ref()), self.route.protocol, None)),
@@ -298,6 +299,9 @@ impl Attempts<'_> {
         let (mut parts, incoming) = response.into_parts();
         parts.version = Version::HTTP_11;
         strip_hop_by_hop(&mut parts.headers);
+        if let Some(pick) = &pick {
+            self.route.tell_session(&mut parts.headers, pick.upstream.address);
+        }
         self.route.apply_to_answer(&mut parts.headers);
         let outcome =
             if is_gateway_failure(parts.status) { Outcome::Failure(FailureCause::ServerError) } else { Outcome::Success };

@@ -77,7 +77,7 @@ struct Copy {
 impl Copy {
     /// Sends it once: a mirror is not worth a retry.
     async fn send(&self, mut body: Option<TeeReader>) -> Result<(), ()> {
-        let mut pick = self.cluster.pick(&[], self.cluster.key(&self.parts.headers)).map_err(|_| ())?;
+        let mut pick = self.cluster.pick(&[], self.cluster.preference(&self.parts.headers)).map_err(|_| ())?;
         let upstream = Rc::clone(&pick.upstream);
         let protocols = [self.protocol, pick.protocol];
         let answer = loop {

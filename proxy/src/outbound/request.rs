@@ -1,8 +1,9 @@
 //! One HTTP request of the application: where it goes, and what is done to it on the way.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -18,6 +19,7 @@ use weir_core::route::filter::apply_response;
 use weir_core::route::filter::cors::Grant;
 use weir_core::route::mirror::chosen;
 use weir_core::route::{Found, HttpRule, RetryPolicy, RouteTable, Timeouts};
+use weir_core::session::{Token, backend_number, endpoint_number};
 use weir_core::snapshot::Protocol;
 
 use super::attempt::{self, Attempts, ClientBody};
@@ -142,6 +144,8 @@ pub(super) struct Route {
     grant: Grant,
     /// Who gets a copy.
     pub(super) mirrors: Vec<Rc<Cluster>>,
+    /// The session that it belongs to.
+    pub(super) token: Option<Token>,
 }
 
 /// Who gets a request.
@@ -149,12 +153,19 @@ pub(super) enum To {
     /// An endpoint of a backend.
     Backend(Rc<Cluster>),
     /// One endpoint, by its address.
-    Endpoint(std::net::SocketAddr, Option<Arc<Identity>>),
+    Endpoint(SocketAddr, Option<Arc<Identity>>),
 }
 
 impl Route {
-    fn direct(address: std::net::SocketAddr, identity: Option<Arc<Identity>>, protocol: Protocol) -> Self {
-        Self { to: To::Endpoint(address, identity), rule: None, protocol, grant: Grant::default(), mirrors: Vec::new() }
+    fn direct(address: SocketAddr, identity: Option<Arc<Identity>>, protocol: Protocol) -> Self {
+        Self {
+            to: To::Endpoint(address, identity),
+            rule: None,
+            protocol,
+            grant: Grant::default(),
+            mirrors: Vec::new(),
+            token: None,
+        }
     }
 
     fn rule(&self) -> Option<&HttpRule> {
@@ -169,6 +180,16 @@ impl Route {
     /// The route's retries.
     pub(super) fn retry(&self) -> Option<&RetryPolicy> {
         self.rule().and_then(|rule| rule.retry.as_ref())
+    }
+
+    /// Tells the client which session it is in, where the rule keeps sessions.
+    pub(super) fn tell_session(&self, headers: &mut http::HeaderMap, endpoint: SocketAddr) {
+        let Some((table, found, index)) = &self.rule else { return };
+        let rule = table.rule(*found);
+        if let (Some(session), Some(backend)) = (&rule.session, rule.backends.get(*index)) {
+            let (backend, endpoint) = (backend_number(&backend.backend), endpoint_number(endpoint));
+            session.tell(headers, backend, endpoint, self.token, unix_seconds());
+        }
     }
 
     /// Changes the answer's headers as the rule and its backend say.
@@ -203,21 +224,27 @@ async fn to_service(
         let backend = streams.transpose().map_err(|why| tunnel::refused(service, &why))?;
         let cluster = worker.cluster(backend.map_or(service, |it| &it.backend), &snapshot);
         count_in(worker, exchange, service, None, &cluster);
-        let route =
-            Route { to: To::Backend(cluster), rule: None, protocol: port.protocol, grant: Grant::default(), mirrors: Vec::new() };
+        let route = Route {
+            to: To::Backend(cluster),
+            rule: None,
+            protocol: port.protocol,
+            grant: Grant::default(),
+            mirrors: Vec::new(),
+            token: None,
+        };
         drop(snapshot);
         return run(worker, route, Asked { parts, body, sent, disturbance }, exchange).await;
     };
-    let decision = decide(&table, &mut parts, service.port, &mut worker.rng.borrow_mut());
+    let decision = decide(&table, &mut parts, service.port, &mut worker.rng.borrow_mut(), unix_seconds);
     let route = match decision {
-        Decision::Forward { found, rule, index, backend, grant } => {
+        Decision::Forward { found, rule, index, backend, grant, token } => {
             let cluster = worker.cluster(&backend.backend, &snapshot);
             count_in(worker, exchange, service, Some(rule), &cluster);
             let mut rng = worker.rng.borrow_mut();
             let mirrors = chosen(rule, backend, &mut rng).map(|backend| worker.cluster(backend, &snapshot)).collect();
             drop(rng);
             let rule = Some((Arc::clone(&table), found, index));
-            Route { to: To::Backend(cluster), protocol: port.protocol, rule, grant, mirrors }
+            Route { to: To::Backend(cluster), protocol: port.protocol, rule, grant, mirrors, token }
         }
         Decision::Preflight { rule, grant } => {
             count_in(worker, exchange, service, Some(rule), &worker.cluster(service, &snapshot));
@@ -234,6 +261,10 @@ async fn to_service(
     };
     drop(snapshot);
     run(worker, route, Asked { parts, body, sent, disturbance }, exchange).await
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn refusal(service: &BackendRef, rule: Option<&HttpRule>, why: &Refusal) -> Fault {

@@ -206,7 +206,7 @@ async fn open_service(worker: &Rc<Worker>, dialled: &BackendRef, cluster: &Rc<Cl
     let mut tried: Vec<SocketAddr> = Vec::new();
     loop {
         // Of a connection nothing is known but where it comes from.
-        let mut pick = cluster.pick(&tried, cluster.key(&HeaderMap::new()))?;
+        let mut pick = cluster.pick(&tried, cluster.preference(&HeaderMap::new()))?;
         let endpoint = Rc::clone(&pick.upstream);
         match endpoint.open_tcp().await {
             Ok(stream) => {

@@ -18,6 +18,7 @@ use weir_core::route::{
     Filter, HeaderChanges, HeaderMatch, HttpMatch, HttpRule, Mirror, PathChange, PathMatch, Pattern, QueryMatch, Redirect,
     RetryPolicy, Rewrite, RouteKind, RouteRef, RouteTable, Share, StreamRule, StreamTable, Timeouts, ValueMatch, WeightedBackend,
 };
+use weir_core::session::{Carrier, Session};
 use weir_core::snapshot::{
     AddressTarget, Endpoint, Endpoints, Inbound, InboundPort, Protocol, Resource, ResourceName, Service, ServicePort, TrustBundle,
 };
@@ -162,22 +163,37 @@ fn rule() -> impl Strategy<Value = HttpRule> {
         vec(backend(), 0..3),
         timeouts(),
         option::of(retry()),
+        option::of(session()),
     );
     (about, does).prop_map(
-        |((route, index, name, created_seconds, invalid), (matches, filters, mirrors, backends, timeouts, retry))| HttpRule {
-            route,
-            index,
-            name,
-            created_seconds,
-            matches,
-            filters,
-            mirrors,
-            backends,
-            timeouts,
-            retry,
-            invalid,
+        |((route, index, name, created_seconds, invalid), (matches, filters, mirrors, backends, timeouts, retry, session))| {
+            HttpRule {
+                route,
+                index,
+                name,
+                created_seconds,
+                matches,
+                filters,
+                mirrors,
+                backends,
+                timeouts,
+                retry,
+                session,
+                invalid,
+            }
         },
     )
+}
+
+fn session() -> impl Strategy<Value = Session> {
+    let cookie =
+        ("[a-zA-Z_-]{1,12}", any::<bool>()).prop_map(|(name, permanent)| Carrier::Cookie { name: name.into(), permanent });
+    let carrier = prop_oneof![cookie, header_name().prop_map(Carrier::Header)];
+    (carrier, option::of(milliseconds()), option::of(milliseconds())).prop_map(|(carrier, absolute, idle)| Session {
+        carrier,
+        absolute,
+        idle,
+    })
 }
 
 fn stream_rule() -> impl Strategy<Value = StreamRule> {

@@ -9,6 +9,7 @@ use weir_core::route::{
     Filter, HeaderChanges, HeaderMatch, HostPattern, HttpMatch, HttpRule, Mirror, PathChange, PathMatch, Pattern, QueryMatch,
     Redirect, RetryPolicy, Rewrite, RouteKind, RouteRef, Share, StreamRule, StreamTable, Timeouts, ValueMatch, WeightedBackend,
 };
+use weir_core::session::{Carrier, Session};
 use weir_proto::v1;
 
 use super::{Invalid, backend_name, each, excerpt, parse, port, required, unknown};
@@ -29,6 +30,7 @@ pub(super) fn rule(wire: &v1::HttpRule) -> Result<HttpRule, Invalid> {
             backend_request: wire.backend_request_timeout_ms.map(Duration::from_millis),
         },
         retry: wire.retry.as_ref().map(|it| retry(it).map_err(|e| e.under("retry"))).transpose()?,
+        session: wire.session.as_ref().map(|it| session(it).map_err(|e| e.under("session"))).transpose()?,
         invalid: not_empty(&wire.invalid),
     })
 }
@@ -208,6 +210,17 @@ pub(super) fn share(numerator: u32, denominator: u32) -> Result<Share, Invalid> 
         0 => Ok(Share::ALL),
         denominator => Share::new(numerator, denominator).map_err(|error| Invalid::new("denominator", error)),
     }
+}
+
+fn session(wire: &v1::Session) -> Result<Session, Invalid> {
+    // The name of a cookie has the form of a header's.
+    let name = header_name("name", &wire.name)?;
+    let carrier = match wire.header {
+        true => Carrier::Header(name),
+        false => Carrier::Cookie { name: wire.name.as_str().into(), permanent: wire.permanent },
+    };
+    let (absolute, idle) = (wire.absolute_ms.map(Duration::from_millis), wire.idle_ms.map(Duration::from_millis));
+    Ok(Session { carrier, absolute, idle })
 }
 
 fn retry(wire: &v1::Retry) -> Result<RetryPolicy, Invalid> {

@@ -355,6 +355,13 @@ impl Chaos {
             retry: self.some(|it| v1::Retry { codes: it.list(Self::number), attempts: it.number(), backoff_ms: it.0.u64(..) }),
             invalid: self.text(),
             mirrors: self.list(Self::mirror),
+            session: self.some(|it| v1::Session {
+                name: it.text(),
+                header: it.0.bool(),
+                permanent: it.0.bool(),
+                absolute_ms: it.some(|it| it.0.u64(..)),
+                idle_ms: it.some(|it| it.0.u64(..)),
+            }),
         }
     }
 
