@@ -3,20 +3,18 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, Method, Request, Response};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -25,8 +23,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::body::{Body, BodyError};
+use crate::body::Body;
 use crate::fault::{Fault, Hop, Reason};
+use crate::guarded::{Guard, Guarded};
 use crate::io::farewell::{Farewell, Talk};
 use crate::io::local::LocalExecutor;
 
@@ -81,7 +80,7 @@ where
         let _ = counted.begin();
         let answering = talk.begin(!request.body().is_end_stream());
         let answer = handler(request);
-        async move { Ok::<_, Infallible>(answer.await.map(|body| Guarded { body, _guard: answering })) }
+        async move { Ok::<_, Infallible>(answer.await.map(|body| Guarded::new(body, Guard::Http1(answering)))) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -125,7 +124,7 @@ where
         }
         let under_way = counted.begin();
         let answer = handler(request);
-        async move { Ok::<_, Infallible>(answer.await.map(|body| Guarded { body, _guard: under_way })) }
+        async move { Ok::<_, Infallible>(answer.await.map(|body| Guarded::new(body, Guard::Http2 { _under_way: under_way }))) }
     });
     let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
@@ -189,34 +188,11 @@ impl Requests {
     }
 }
 
-struct UnderWay(Rc<RequestCounts>);
+pub(crate) struct UnderWay(Rc<RequestCounts>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.under_way.set(self.0.under_way.get().saturating_sub(1));
-    }
-}
-
-/// An answer's body that holds on to something to its end.
-struct Guarded<G> {
-    body: Body,
-    _guard: G,
-}
-
-impl<G: Unpin> HttpBody for Guarded<G> {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

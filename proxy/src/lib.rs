@@ -12,6 +12,7 @@ mod cluster;
 mod control;
 mod exchange;
 mod fault;
+mod guarded;
 mod http;
 mod inbound;
 mod init;

@@ -35,6 +35,7 @@ pub mod origin;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod relay;
 pub mod sandbox;
 pub mod service;
 pub mod test_app;

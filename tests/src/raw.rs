@@ -53,6 +53,17 @@ impl Raw {
         Self { stream, pending: Vec::new() }
     }
 
+    /// The connection itself.
+    ///
+    /// # Panics
+    ///
+    /// When something was read of it and not asked for.
+    #[must_use]
+    pub fn into_inner(self) -> TcpStream {
+        assert!(self.pending.is_empty(), "{:?} was read and not asked for", String::from_utf8_lossy(&self.pending));
+        self.stream
+    }
+
     /// Opens a tunnel with CONNECT.
     ///
     /// # Panics

@@ -3,7 +3,7 @@
 //! Two things would tell a client less than is known. What hyper refuses by itself, before there is a request, it answers with a
 //! bare status: it goes out with the mesh's reason instead. And a connection that is closed while its client still writes is
 //! reset by the kernel, which may take the answer away from a client that has not read it yet: what comes is read and dropped
-//! for a while.
+//! for a while. An answer that breaks off ends like this too: what there is of it reaches its client, its head above all.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -32,6 +32,8 @@ const SCRAP: usize = 16 * 1024;
 pub(crate) struct Talk {
     answers: AtomicU64,
     unread: AtomicBool,
+    broken_off: AtomicBool,
+    parted: AtomicBool,
 }
 
 impl Talk {
@@ -41,11 +43,43 @@ impl Talk {
         self.unread.store(has_body, Ordering::Relaxed);
         Answering(Arc::clone(self))
     }
+
+    /// The answer that is being given will never be complete: the connection ends with what there is of it.
+    fn break_off(&self) {
+        self.broken_off.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether all that there was has been written, and the connection's end after it.
+    fn has_parted(&self) -> bool {
+        self.parted.load(Ordering::Relaxed)
+    }
 }
 
 /// An answer that is being given.
 #[derive(Debug)]
 pub(crate) struct Answering(Arc<Talk>);
+
+impl Answering {
+    /// The answer has broken off. What is returned ends when its client has been told what there is of it, or takes it no more.
+    pub(crate) fn break_off(&self) -> Parting {
+        self.0.break_off();
+        Parting { talk: Arc::clone(&self.0), limit: Box::pin(sleep(LINGER)) }
+    }
+}
+
+/// The last words of an answer that has broken off.
+#[derive(Debug)]
+pub(crate) struct Parting {
+    talk: Arc<Talk>,
+    limit: Pin<Box<Sleep>>,
+}
+
+impl Parting {
+    /// Whether they have been written. The connection's own task asks; it is woken when it flushes.
+    pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.talk.has_parted() { Poll::Ready(()) } else { self.limit.as_mut().poll(cx) }
+    }
+}
 
 impl Drop for Answering {
     fn drop(&mut self) {
@@ -200,7 +234,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Farewell<T> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Whoever flushes has written out all that there was.
         self.answering = false;
-        Pin::new(&mut self.inner).poll_flush(cx)
+        ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
+        if self.talk.broken_off.load(Ordering::Relaxed) && !self.talk.has_parted() {
+            ready!(self.as_mut().poll_shutdown(cx))?;
+            self.talk.parted.store(true, Ordering::Relaxed);
+            // The body that has broken off is to be asked again.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -285,5 +326,24 @@ mod tests {
                 closed.unwrap();
             }
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_ends_with_what_there_is_of_it() {
+        // Less room than the words need.
+        let (mut client, server) = duplex(8);
+        let (mut server, talk) = farewell(server);
+        let answering = talk.begin(false);
+        let mut parting = answering.break_off();
+        let writing = async {
+            server.write_all(b"HTTP/1.1 200 OK\r\n\r\nhalf").await.unwrap();
+            assert!(std::future::poll_fn(|cx| Poll::Ready(parting.poll_over(cx))).await.is_pending());
+            server.flush().await.unwrap();
+            assert!(std::future::poll_fn(|cx| Poll::Ready(parting.poll_over(cx))).await.is_ready());
+        };
+        let mut seen = String::new();
+        let ((), read) = tokio::join!(writing, client.read_to_string(&mut seen));
+        read.unwrap();
+        assert_eq!(seen, "HTTP/1.1 200 OK\r\n\r\nhalf");
     }
 }
