@@ -96,7 +96,13 @@ impl Exchange {
                 }
                 Err(_) => self.status(400),
             },
-            ["echo"] => self.respond(echo(request.into_body())),
+            ["echo"] => {
+                // HTTP/1.1 sends only trailers that were announced.
+                let announced = request.headers().get(header::TRAILER).cloned();
+                let mut response = self.respond(echo(request.into_body()));
+                response.headers_mut().extend(announced.map(|names| (header::TRAILER, names)));
+                response
+            }
             ["trailers"] => {
                 let mut response = self.respond(with_trailers(request.into_body()).await);
                 // HTTP/1.1 sends only trailers that were announced.
