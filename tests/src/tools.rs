@@ -26,6 +26,16 @@ pub fn require(program: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("this scenario needs `{program}`: apt-get install {package} (`make test` does)"))
 }
 
+/// Where h2spec is. It is built from its Go module when it is not there yet.
+///
+/// # Panics
+///
+/// When that cannot be done, with what is missing.
+pub async fn h2spec() -> PathBuf {
+    let script = crate::binaries::workspace().join("tests/h2spec/build");
+    PathBuf::from(stdout(&run(Command::new(script)).await).trim_end())
+}
+
 /// Fails with a clear message unless the test runs as root, which network namespaces need.
 ///
 /// # Panics
