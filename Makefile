@@ -95,9 +95,9 @@ cargo-deny: rust
 	  CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 $(CARGO) install --root $(TARGET)/tools --locked cargo-deny; }
 
 .PHONY: bench
-bench: rust ## CPU time per request of a pair of sidecars on this machine
-	@.ci/tools wrk:wrk nginx:nginx-light curl:curl
-	bench/quick.sh
+bench: rust ## What a pair of sidecars costs, beside Envoy and HAProxy, on this machine (ARGS=--full: 20 minutes; ARGS=--help)
+	@command -v python3 >/dev/null || { echo "Python 3 is needed" >&2; exit 1; }
+	python3 bench/compare.py $(ARGS)
 
 .PHONY: tools
 tools: ## Install the programs that the scenarios use, if they are missing
