@@ -99,7 +99,7 @@ class Weir:
             await_answer(process, (address, ADMIN), "/ready")
         self.h1 = self.h2 = (self.client_address, 15401)
         await_answer(self.client, self.h1, "/data.json", HOST)
-        self.tls = "TLS 1.3, certificates of both sides"
+        self.tls = "TLSv1.3"
 
     def _control_plane(self, run):
         manifests = os.path.join(self.work, "manifests")
@@ -147,8 +147,11 @@ HAPROXY = """
 global
   nbthread 1
   maxconn 8192
+  # The cipher that Weir and Envoy agree on.
   ssl-default-bind-options ssl-min-ver TLSv1.3
+  ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256
   ssl-default-server-options ssl-min-ver TLSv1.3
+  ssl-default-server-ciphersuites TLS_AES_128_GCM_SHA256
 defaults
   mode http
   option http-keep-alive

@@ -104,7 +104,10 @@ mod tests {
         assert_eq!(target.headers[header::HOST], "127.0.0.1:80");
         let host = (header::HOST, HeaderValue::from_static("web.bench"));
         let target = Target::new(&"http://127.0.0.1/".parse().unwrap(), vec![host]).unwrap();
-        assert_eq!((target.address.as_str(), &target.headers[header::HOST]), ("127.0.0.1:80", &HeaderValue::from_static("web.bench")));
+        assert_eq!(
+            (target.address.as_str(), &target.headers[header::HOST]),
+            ("127.0.0.1:80", &HeaderValue::from_static("web.bench"))
+        );
         assert!(Target::new(&"https://127.0.0.1/".parse().unwrap(), Vec::new()).is_err());
         assert!(Target::new(&"/path".parse().unwrap(), Vec::new()).is_err());
     }

@@ -13,6 +13,10 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
+    #[expect(
+        deprecated,
+        reason = "what replaces it is unsafe; an `OwnedFd` keeps its descriptor open, which is what that asks for"
+    )]
     pub(crate) fn new() -> io::Result<Self> {
         let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         Ok(Self { timer: AsyncFd::new(timer)? })
