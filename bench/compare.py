@@ -125,6 +125,22 @@ def start(run, results):
     return started
 
 
+# A measurement is repeated if others took more than this of the sidecars' core meanwhile, a few times in a run. What is looked
+# at is what they did, never the result.
+NOISE = 0.1
+
+
+def quietly(run, line, peer, results):
+    """One measurement; the quieter one of two where the first was disturbed."""
+    first = lines.measure(run, line, peer, run.options.seconds)
+    if first.get("others", 0) <= NOISE or results["about"]["repeats_left"] == 0:
+        return first
+    results["about"]["repeats_left"] -= 1
+    again = lines.measure(run, line, peer, run.options.seconds)
+    # An error stays one: a repetition does not make it unseen.
+    return next((one for one in (first, again) if one["invalid"]), min(first, again, key=lambda one: one.get("others", 1)))
+
+
 def measure(run, started, results):
     smoke = run.options.smoke
     wanted = [line for line in lines.ALL if not run.options.line or line.name in run.options.line]
@@ -134,15 +150,15 @@ def measure(run, started, results):
             results["peers"][peer.name]["memory"] = {"idle": idle, "connections": memory.CONNECTIONS}
             if not smoke:
                 results["peers"][peer.name]["memory"]["connected"] = memory.with_connections(peer)
+    if not smoke:
+        for peer in started:
+            lines.measure(run, lines.BY_NAME["h1"], peer, 1)
     for line in wanted:
         say(f"{line.name}: {line.title}")
         taken = results["lines"][line.name] = {peer.name: [] for peer in started}
-        if not smoke:
-            for peer in started:
-                lines.generate(run, line, peer, 1)
         for _ in range(run.options.rounds):
             for peer in started:
-                taken[peer.name].append(lines.measure(run, line, peer, run.options.seconds))
+                taken[peer.name].append(quietly(run, line, peer, results))
     for peer in started:
         if peer.client:
             results["peers"][peer.name]["memory"]["loaded"] = memory.resident(peer)
@@ -167,7 +183,8 @@ def about(given):
         names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
     return {"when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "processor": names[0] if names else platform.machine(),
             "cores": len(CORES), "kernel": platform.release().split("-")[0], "rounds": given.rounds, "seconds": given.seconds,
-            "profile": given.profile, "load_before": os.getloadavg()[0]}
+            "profile": given.profile, "load_before": os.getloadavg()[0], "merged": False,
+            "repeats_left": 0 if given.smoke else 40 if given.full else 8}
 
 
 def save(given, results):
@@ -179,6 +196,7 @@ def save(given, results):
         for line, taken in earlier["lines"].items():
             results["lines"][line] = {**taken, **results["lines"].get(line, {})}
         results["peers"] = {**earlier["peers"], **results["peers"]}
+        results["about"]["merged"] = True
     with open(path, "w", encoding="utf-8") as file:
         json.dump(results, file, indent=1)
     with open(os.path.join(given.out, "index.html"), "w", encoding="utf-8") as file:
@@ -193,7 +211,8 @@ def say(text):
 def main():
     given = options()
     # Ended from outside, it still ends what it started and removes its directory.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     work = processes = None
     try:
         tools = find_tools(given)

@@ -149,13 +149,16 @@ def setup(results):
     peers = ", ".join(f"{name} {peer['version']}" for name, peer in results["peers"].items())
     shared = "" if about["cores"] > 1 else "; ONE core for everything"
     profile = "" if about["profile"] == "release" else f"; profile {about['profile']} keeps debug assertions: compare nothing"
+    merged = "; some lines are of earlier runs" if about["merged"] else ""
     return (f"{peers}\n{about['rounds']} rounds of {about['seconds']} s, interleaved; {about['processor']}, {about['cores']} cores, "
-            f"kernel {about['kernel']}{shared}{profile}")
+            f"kernel {about['kernel']}{shared}{profile}{merged}")
 
 
 def footnote(results):
-    noise = max((run.get("others", 0) for peers in results["lines"].values() for runs in peers.values() for run in runs), default=0)
+    shares = [run.get("others", 0) for peers in results["lines"].values() for runs in peers.values() for run in runs]
+    noisy = [share for share in shares if share > 0.1]
     said = "Medians; processor time is user + system of the sidecars' processes, from /proc. Compare ratios within one run only."
-    if noise > 0.1:
-        said += f"\nOther programs took up to {noise:.0%} of the sidecars' core during a measurement: rates and latencies say little."
+    if noisy:
+        said += (f"\nIn {len(noisy)} of {len(shares)} measurements other programs took more than a tenth of the sidecars' core (up to "
+                 f"{max(noisy):.0%}): rates and latencies say less there.")
     return said
