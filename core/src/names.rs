@@ -230,10 +230,13 @@ impl Resolver {
     pub fn resolve(&self, authority: &str, default_port: u16) -> Result<Target, InvalidName> {
         let wrong = || InvalidName::Authority(excerpt(authority));
         let (host, port) = split_authority(authority, default_port).ok_or_else(wrong)?;
-        if let Ok(ip) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        // An address with a dot behind it is no name: DNS would make the address of it again, and nobody know whose it is.
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        if let Ok(ip) = literal.parse::<IpAddr>() {
             return Ok(Target::Address(SocketAddr::new(ip, port)));
         }
-        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let host = host.to_ascii_lowercase();
         if host.len() > MAX_DNS_NAME || !host.split('.').all(is_host_label) {
             return Err(wrong());
         }

@@ -39,7 +39,7 @@ pub(super) fn location(redirect: &Redirect, parts: &Parts, context: RequestConte
     let requested = requested_authority(parts);
     let host = match &redirect.hostname {
         Some(hostname) => hostname,
-        None => requested.as_ref().map(Authority::host).ok_or(Unapplicable::NoHost)?,
+        None => requested.as_ref().map(Authority::host).filter(|host| hostname(host).is_ok()).ok_or(Unapplicable::NoHost)?,
     };
     let mut text = format!("{scheme}://{host}");
     if well_known_port(scheme) != Some(port) {
