@@ -172,7 +172,7 @@ async fn relay(mut client: TcpStream, mut server: TcpStream, shared: &Shared) {
 
 /// Passes bytes one way until they end, or the plan says otherwise.
 async fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, way: Way, shared: &Shared) -> Option<Cut> {
-    let mut buffer = [0; 16 * 1024];
+    let mut buffer = vec![0; 16 * 1024];
     loop {
         let count = match from.read(&mut buffer).await {
             Ok(0) => {

@@ -1,8 +1,10 @@
 //! Whatever configuration the control plane encodes, the proxy decodes to the same; and bytes that nobody encoded are refused,
 //! never worse.
-#![expect(clippy::unwrap_used, reason = "a scenario ends by panicking; that is how it fails")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a scenario ends by panicking; that is how it fails")]
 
 mod generate;
+#[path = "../../../core/tests/corpus/mutate.rs"]
+mod mutate;
 
 use std::sync::Arc;
 
@@ -75,4 +77,18 @@ proptest! {
             let _ = decode::resource(&damaged);
         }
     }
+}
+
+/// Encoded updates that are kept, and thousands of broken ones made of them. What is still read means one thing only.
+#[test]
+fn what_is_left_of_a_broken_update_is_refused_or_means_one_thing() {
+    let mut understood = 0;
+    mutate::each("decode", 20_000, |bytes| {
+        let Ok(response) = v1::DiscoveryResponse::decode(bytes) else { return };
+        let Ok(update) = decode::update(&response) else { return };
+        understood += 1;
+        let again = decode::update(&over_the_wire(&encode::update(&update, response.sequence)));
+        assert_eq!(again.unwrap(), update);
+    });
+    assert!(understood > 200, "only {understood} inputs were updates at all");
 }
