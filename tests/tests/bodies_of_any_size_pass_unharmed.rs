@@ -146,7 +146,7 @@ impl Sent {
 
     fn trailers(&self) -> Option<HeaderMap> {
         let value = self.trailer.as_ref().filter(|_| !self.length_told)?;
-        Some(HeaderMap::from_iter([(http::HeaderName::from_static("x-end"), HeaderValue::from_str(value).unwrap())]))
+        Some(HeaderMap::from_iter([(http::HeaderName::from_static("x-end"), HeaderValue::from_str(value).ok()?)]))
     }
 
     /// Whether it comes back as it was sent.

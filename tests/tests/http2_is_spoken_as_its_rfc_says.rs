@@ -41,10 +41,8 @@ async fn passes(mesh: &Mesh, host: &str, port: u16) {
     let mut command = Command::new(h2spec);
     command.args(["--host", host, "--port", &port.to_string(), "--timeout", "10", "--strict", "--junit-report"]).arg(&report);
     let output = tools::run(command).await;
-    let report = std::fs::read_to_string(&report)
-        .unwrap_or_else(|error| panic!("h2spec wrote no report ({error}): {}", String::from_utf8_lossy(&output.stderr)));
-    let cases = cases(&report);
-    assert!(cases.len() >= CASES, "h2spec has run {} cases only", cases.len());
+    let cases = cases(&std::fs::read_to_string(&report).unwrap_or_default());
+    assert!(cases.len() >= CASES, "h2spec has run {} cases only: {}", cases.len(), String::from_utf8_lossy(&output.stderr));
     let failed: Vec<&Case> = cases.iter().filter(|case| case.failure.is_some()).collect();
     let excepted = |case: &Case| EXCEPTIONS.iter().any(|(name, _)| *name == case.name);
     let unexpected: Vec<String> = failed
