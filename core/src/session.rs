@@ -56,7 +56,7 @@ pub struct Token {
 /// The number of a backend in tokens.
 #[must_use]
 pub fn backend_number(backend: &BackendRef) -> u64 {
-    hash::bytes(backend.to_string().as_bytes())
+    hash::displayed(backend)
 }
 
 /// The number of an endpoint in tokens, and its place on rings. It depends on its address alone, so that all sidecars agree.

@@ -2,8 +2,8 @@
 //!
 //! One [`Balancer`] is one worker's view of one backend port. [`Balancer::pick`] takes the cheaper of two random endpoints
 //! ([`p2c`], [`ewma`]) that are neither ejected nor tried before by the same request, or what another [`Algorithm`] says;
-//! [`Balancer::finish`] learns from how it went, and ejects ([`outlier`](crate::outlier)). Neither allocates, and neither grows with
-//! the number of endpoints.
+//! [`Balancer::finish`] learns from how it went, and ejects ([`outlier`](crate::outlier)). Neither allocates (but for a
+//! request that an endpoint in its slow start passes on), and neither grows with the number of endpoints.
 
 mod ewma;
 mod p2c;
