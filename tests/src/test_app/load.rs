@@ -148,6 +148,9 @@ pub async fn run(settings: Settings) -> Result<Summary, String> {
         let _ = told.wait_for(|told| *told).await;
         stop.send_replace(true);
     });
+    // A Service that was just made takes a moment to reach the cluster's DNS, longest after the API server was away; what is
+    // counted is what the mesh does.
+    running.call.target.known().await;
     let summary = running.drive(settings.rate, settings.clients).await;
     // Whoever said `stop` on the page is still to be answered.
     tokio::time::sleep(Duration::from_millis(100)).await;

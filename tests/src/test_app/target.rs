@@ -7,13 +7,13 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 
 use super::tls;
 use crate::app::Words;
 use crate::body::{self, Outgoing};
 use crate::client::{Answer, Connection};
-use crate::wait::DEADLINE;
+use crate::wait::{DEADLINE, ensure, until_within};
 
 /// How a target is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,6 +211,20 @@ impl Call {
 }
 
 impl Target {
+    /// Waits until its name has an address.
+    ///
+    /// # Panics
+    ///
+    /// When it has none in time.
+    pub(super) async fn known(&self) {
+        let host = self.host.trim_matches(['[', ']']);
+        until_within(4 * DEADLINE, &format!("{host} has an address"), async || {
+            let found = lookup_host((host, self.port)).await.map_err(|error| error.to_string())?;
+            ensure(found.count() > 0, || "none was answered".to_owned())
+        })
+        .await;
+    }
+
     async fn dial(&self) -> Result<TcpStream, String> {
         let host = self.host.trim_matches(['[', ']']);
         let failed = |error| format!("no connection to {}:{}: {error}", self.host, self.port);
