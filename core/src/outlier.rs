@@ -2,6 +2,8 @@
 //!
 //! An endpoint that fails a number of times in a row is ejected for a while, each time longer as long as it does not recover.
 //! When the time is over one request goes to it as a probe: its success brings the endpoint back, its failure ejects it again.
+//! Where it is asked for, endpoints are also judged once in each interval, by the share of their successes and by how long
+//! they take beside the others ([`Judged`]).
 //! [`Health`] is the state of one endpoint; [`balance`](crate::balance) holds one for each and sees to the cap.
 
 use std::time::Duration;
@@ -24,11 +26,105 @@ pub struct EjectionConfig {
     pub max: Duration,
     /// At most this share of the endpoints is ejected at a time, and never the last one.
     pub max_ejected_percent: u32,
+    /// How endpoints are judged beside that.
+    pub judgement: Judgement,
+}
+
+/// How endpoints are judged by all that they did in a while, as of one worker of one proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// The while.
+    pub interval: Duration,
+    /// An endpoint that had fewer requests in an interval is not judged.
+    pub min_requests: u32,
+    /// One that answered fewer of them than this well is ejected; 0 never does.
+    pub min_success_percent: u32,
+    /// One whose answers took more than this many times what the median endpoint's took is ejected; 0 never does. It takes
+    /// three endpoints to say which of them is slow.
+    pub max_latency_factor: u32,
+}
+
+impl Default for Judgement {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(10), min_requests: 20, min_success_percent: 0, max_latency_factor: 0 }
+    }
+}
+
+impl Judgement {
+    /// Whether anything is judged.
+    #[must_use]
+    pub const fn judges(&self) -> bool {
+        self.min_success_percent > 0 || self.max_latency_factor > 0
+    }
+
+    /// What is wrong with an endpoint that did this, where the median endpoint took so long to answer.
+    #[must_use]
+    pub fn verdict(&self, judged: &Judged, median: Option<Duration>) -> Option<FailureCause> {
+        if judged.requests() < self.min_requests.max(1) {
+            return None;
+        }
+        if u64::from(judged.succeeded) * 100 < u64::from(judged.requests()) * u64::from(self.min_success_percent) {
+            return Some(FailureCause::SuccessRate);
+        }
+        let (mean, median) = (judged.latency()?, median?);
+        (self.max_latency_factor > 0 && mean > median.saturating_mul(self.max_latency_factor)).then_some(FailureCause::Latency)
+    }
+}
+
+/// What an endpoint did since it was judged last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Judged {
+    succeeded: u32,
+    failed: u32,
+    answered: u32,
+    waited: Duration,
+}
+
+impl Judged {
+    /// A request has ended.
+    pub const fn ended(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Success => self.succeeded = self.succeeded.saturating_add(1),
+            Outcome::Failure(_) => self.failed = self.failed.saturating_add(1),
+            Outcome::Abandoned => {}
+        }
+    }
+
+    /// An answer has begun, after this time.
+    pub const fn answered(&mut self, after: Duration) {
+        self.answered = self.answered.saturating_add(1);
+        self.waited = self.waited.saturating_add(after);
+    }
+
+    /// Requests that ended well or badly.
+    #[must_use]
+    pub const fn requests(&self) -> u32 {
+        self.succeeded.saturating_add(self.failed)
+    }
+
+    /// How many of a thousand ended well.
+    #[must_use]
+    pub fn success_permille(&self) -> u32 {
+        let share = u64::from(self.succeeded) * 1000 / u64::from(self.requests().max(1));
+        u32::try_from(share).unwrap_or(u32::MAX)
+    }
+
+    /// What an answer took on average. `None`: there was none.
+    #[must_use]
+    pub fn latency(&self) -> Option<Duration> {
+        self.waited.checked_div(self.answered)
+    }
 }
 
 impl Default for EjectionConfig {
     fn default() -> Self {
-        Self { consecutive_failures: 5, base: Duration::from_secs(5), max: Duration::from_secs(300), max_ejected_percent: 50 }
+        Self {
+            consecutive_failures: 5,
+            base: Duration::from_secs(5),
+            max: Duration::from_secs(300),
+            max_ejected_percent: 50,
+            judgement: Judgement::default(),
+        }
     }
 }
 
@@ -71,6 +167,10 @@ pub enum FailureCause {
     Timeout,
     /// It answered 5xx.
     ServerError,
+    /// Too few of its requests ended well.
+    SuccessRate,
+    /// It took much longer than the others.
+    Latency,
 }
 
 impl FailureCause {
@@ -82,6 +182,8 @@ impl FailureCause {
             Self::Reset => "reset",
             Self::Timeout => "timeout",
             Self::ServerError => "server-error",
+            Self::SuccessRate => "success-rate",
+            Self::Latency => "latency",
         }
     }
 }
@@ -214,6 +316,14 @@ impl Health {
         None
     }
 
+    /// Ejects an endpoint that serves and was judged unfit. `None`: it does not serve.
+    pub fn condemn(&mut self, cause: FailureCause, now: Moment, config: &EjectionConfig, rng: &mut Rng) -> Option<Change> {
+        match self.state {
+            State::Serving { .. } => Some(self.eject(cause, now, config, rng)),
+            State::Ejected { .. } => None,
+        }
+    }
+
     /// Ends the ejection, whatever the endpoint's state.
     pub fn readmit(&mut self, now: Moment) {
         self.state = State::Serving { failures: 0 };
@@ -283,6 +393,34 @@ mod tests {
         }
         let change = patient.end(1.0, Outcome::Failure(FailureCause::Connect), 1.0);
         assert!(matches!(change, Some(Change::Ejected { cause: FailureCause::Connect, .. })), "{change:?}");
+    }
+
+    #[test]
+    fn an_endpoint_is_judged_by_its_successes_and_beside_the_others() {
+        let judgement = Judgement { min_requests: 10, min_success_percent: 90, max_latency_factor: 3, ..Judgement::default() };
+        let ms = Duration::from_millis;
+        let did = |succeeded: u32, failed: u32, latency: Duration| {
+            let mut judged = Judged::default();
+            (0..succeeded).for_each(|_| judged.ended(Outcome::Success));
+            (0..failed).for_each(|_| judged.ended(FAILED));
+            (0..succeeded).for_each(|_| judged.answered(latency));
+            judged.ended(Outcome::Abandoned);
+            judged
+        };
+        for (judged, median, expected) in [
+            (did(90, 10, ms(10)), Some(ms(10)), None),
+            (did(89, 11, ms(10)), Some(ms(10)), Some(FailureCause::SuccessRate)),
+            (did(0, 9, ms(10)), None, None),
+            (did(0, 10, ms(10)), None, Some(FailureCause::SuccessRate)),
+            (did(100, 0, ms(30)), Some(ms(10)), None),
+            (did(100, 0, ms(31)), Some(ms(10)), Some(FailureCause::Latency)),
+            (did(100, 0, ms(31)), None, None),
+            (did(9, 0, ms(31)), Some(ms(10)), None),
+        ] {
+            assert_eq!(judgement.verdict(&judged, median), expected, "{judged:?}, median {median:?}");
+        }
+        let nobody = Judgement::default();
+        assert!(!nobody.judges() && nobody.verdict(&did(0, 100, ms(1)), Some(ms(0))).is_none());
     }
 
     #[test]

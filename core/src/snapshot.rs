@@ -110,6 +110,8 @@ pub struct Inbound {
     pub mtls: MtlsMode,
     /// What is known of the workload's ports.
     pub ports: BTreeMap<u16, InboundPort>,
+    /// Topology zone that the workload is in, empty if unknown.
+    pub zone: Arc<str>,
 }
 
 /// One port that the workload listens on.

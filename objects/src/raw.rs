@@ -72,6 +72,8 @@ pub(super) struct ServiceSpec {
     pub(super) cluster_ip: Option<String>,
     #[serde(rename = "clusterIPs")]
     pub(super) cluster_ips: Vec<String>,
+    #[serde(rename = "trafficDistribution")]
+    pub(super) traffic_distribution: Option<String>,
     pub(super) ports: Vec<ServicePort>,
 }
 
@@ -99,7 +101,20 @@ pub(super) struct SliceEndpoint {
     pub(super) addresses: Vec<String>,
     pub(super) conditions: Conditions,
     pub(super) zone: Option<String>,
+    pub(super) hints: Hints,
     pub(super) target_ref: Option<TargetRef>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, expecting = "a mapping (hints)")]
+pub(super) struct Hints {
+    pub(super) for_zones: Vec<ForZone>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, expecting = "a mapping with `name`")]
+pub(super) struct ForZone {
+    pub(super) name: String,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -25,6 +25,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Ports of the Service whose bytes are not looked at.
     pub opaque_ports: Option<PortSet>,
+    /// `trafficDistribution` asks for endpoints near the caller (KEP-4444).
+    pub near_callers: bool,
 }
 
 /// How a Service is reached.
@@ -74,8 +76,11 @@ pub(super) fn service(value: &Value) -> Read {
     let form = form(&raw.spec, &mut reader);
     let ports = ports(&raw.spec.ports, &mut reader);
     let opaque_ports = annotations::opaque_ports(&raw.metadata, &mut reader);
+    // Sidecars know zones, and no nodes: the closest that they can come to a caller's node is its zone.
+    let near = |asked: &str| matches!(asked, "PreferClose" | "PreferSameZone" | "PreferSameNode");
+    let near_callers = raw.spec.traffic_distribution.as_deref().is_some_and(near);
     let name = namespace.zip(name).map(|(namespace, name)| ServiceRef { namespace, name });
-    let service = name.map(|name| Service { name, form, ports, opaque_ports });
+    let service = name.map(|name| Service { name, form, ports, opaque_ports, near_callers });
     reader.finish(service.map(|service| Object::Service(Arc::new(service))))
 }
 

@@ -48,6 +48,8 @@ pub struct SliceEndpoint {
     pub terminating: bool,
     /// Topology zone, empty if unknown.
     pub zone: Arc<str>,
+    /// The zone whose callers it is meant for, if Kubernetes gave a hint (KEP-2433).
+    pub hint: Option<Arc<str>>,
     /// The Pod behind it.
     pub pod: Option<NamespacedName>,
 }
@@ -110,6 +112,7 @@ fn endpoints(raw: &[raw::SliceEndpoint], key: Option<&NamespacedName>, reader: &
             serving: it.conditions.serving.unwrap_or(ready),
             terminating: it.conditions.terminating.unwrap_or(false),
             zone: it.zone.as_deref().unwrap_or_default().into(),
+            hint: it.hints.for_zones.first().map(|zone| zone.name.as_str().into()),
             pod: it.target_ref.as_ref().and_then(|target| pod(target, key?)),
         });
     }

@@ -36,9 +36,14 @@ pub struct Pod {
     pub finished: bool,
     /// It has a sidecar.
     pub meshed: bool,
+    /// Topology zone, empty if it does not say one. Kubernetes labels Pods with their node's since 1.35.
+    pub zone: Arc<str>,
     /// What it says for itself.
     pub policy: PolicyAnnotations,
 }
+
+/// The label of nodes, and of the Pods on them, that names their zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 pub(super) fn namespace(value: &Value) -> Read {
     let raw: raw::Bare = structure(value)?;
@@ -63,6 +68,7 @@ pub(super) fn pod(value: &Value) -> Read {
         host_network: raw.spec.host_network,
         finished: matches!(raw.status.phase.as_deref(), Some("Succeeded" | "Failed")),
         meshed: raw.metadata.annotations.contains_key(MESHED),
+        zone: raw.metadata.labels.get(ZONE).map(String::as_str).unwrap_or_default().into(),
         policy,
     });
     reader.finish(pod.map(|pod| Object::Pod(Arc::new(pod))))

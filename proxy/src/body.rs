@@ -18,6 +18,7 @@ use crate::tee::{Tee, TeeReader};
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What goes back to the client.
+#[expect(clippy::large_enum_variant, reason = "almost every body is the large one, and a box would be an allocation for each")]
 pub(crate) enum Body {
     /// Nothing.
     Empty,

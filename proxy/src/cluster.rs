@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::HeaderMap;
-use weir_core::balance::{Algorithm, BalanceConfig, Balancer, Outcome, Preference, Ticket};
+use weir_core::balance::{Algorithm, BalanceConfig, Balancer, FailureCause, Outcome, Preference, Ticket};
 use weir_core::budget::{BudgetConfig, RetryBudget};
 use weir_core::names::BackendRef;
 use weir_core::policy::{BackendPolicy, hash};
@@ -16,9 +16,10 @@ use weir_core::snapshot::{Endpoint, Endpoints, Protocol};
 use crate::exchange::SeriesCache;
 use crate::fault::{Fault, Reason};
 use crate::metrics::MirrorSeries;
-use crate::pool::Upstream;
+use crate::pool::{Keeping, Upstream};
 use crate::settings::Workload;
 use crate::shared::{ClusterEndpoint, ClusterView, Shared};
+use crate::slots::Slots;
 
 /// A backend port.
 pub(crate) struct Cluster {
@@ -35,6 +36,8 @@ pub(crate) struct Cluster {
     /// Where all requests of this workload stand on a ring.
     source: u64,
     budget: RefCell<RetryBudget>,
+    /// What is under way, where that is limited.
+    slots: RefCell<Option<Arc<Slots>>>,
     rng: RefCell<fastrand::Rng>,
     /// Where requests that are mirrored to it are counted; looked up with the first.
     mirrored: OnceCell<MirrorSeries>,
@@ -53,6 +56,7 @@ impl Cluster {
             policy: RefCell::default(),
             source: source(&shared.settings.workload),
             budget: RefCell::new(RetryBudget::new(BudgetConfig::default())),
+            slots: RefCell::default(),
             rng: RefCell::new(fastrand::Rng::new()),
             mirrored: OnceCell::new(),
             last_used: Cell::new(Instant::now()),
@@ -73,8 +77,20 @@ impl Cluster {
         *known = Some(Arc::clone(endpoints));
         self.adopt(&endpoints.policy);
         let list = &endpoints.endpoints;
-        let make = |endpoint: &Endpoint| Upstream::new(&self.shared, endpoint.address, endpoint.identity.clone());
+        let keeping = Keeping::of(&endpoints.policy);
+        let make = |endpoint: &Endpoint| {
+            let upstream = Upstream::new(&self.shared, endpoint.address, endpoint.identity.clone());
+            upstream.keep(keeping);
+            upstream
+        };
         self.balancer.borrow_mut().reconcile(list, self.shared.now(), make);
+        self.find_zone();
+    }
+
+    /// Takes over which zone this workload is in.
+    fn find_zone(&self) {
+        let zone = Arc::clone(&self.shared.snapshot.load().inbound().zone);
+        self.balancer.borrow_mut().in_zone(Some(zone));
     }
 
     fn adopt(&self, policy: &Arc<BackendPolicy>) {
@@ -85,6 +101,18 @@ impl Cluster {
         if old.budget != policy.budget {
             self.budget.replace(RetryBudget::new(policy.budget));
         }
+        if old.limits != policy.limits {
+            self.slots.replace(self.shared.slots.of(&self.backend, policy.limits));
+        }
+        let keeping = Keeping::of(policy);
+        if Keeping::of(&old) != keeping {
+            self.balancer.borrow().clients().for_each(|upstream| upstream.keep(keeping));
+        }
+    }
+
+    /// Where requests and connections are counted that are under way. `None`: any number may be.
+    pub(crate) fn slots(&self) -> Option<Arc<Slots>> {
+        self.slots.borrow().clone()
     }
 
     /// Which endpoint a request would like by the policy: the one that the ring names, if there is a ring.
@@ -137,13 +165,14 @@ impl Cluster {
     }
 
     fn finish(&self, ticket: Ticket, outcome: Outcome) {
-        let ejected = self.balancer.borrow_mut().finish(ticket, outcome, self.shared.now(), &mut self.rng.borrow_mut());
-        if let Some(ejected) = ejected {
+        let (now, mut balancer, mut rng) = (self.shared.now(), self.balancer.borrow_mut(), self.rng.borrow_mut());
+        let ejected = balancer.finish(ticket, outcome, now, &mut rng);
+        for ejected in ejected.into_iter().chain(balancer.judge(now, &mut rng)) {
             let cause = ejected.cause.as_str();
             self.shared.metrics.ejection(&self.backend, cause);
             tracing::warn!(
                 backend = %self.backend, endpoint = %ejected.address, cause, seconds = ejected.length.as_secs_f64(),
-                "endpoint ejected: it failed several times in a row; it is tried again after this time"
+                "endpoint ejected: {}; it is tried again after this time", why(ejected.cause)
             );
         }
     }
@@ -160,6 +189,7 @@ impl Cluster {
 
     /// Closes connections that nothing has used for a while.
     pub(crate) fn sweep(&self, now: Instant) {
+        self.find_zone();
         for client in self.balancer.borrow().clients() {
             client.sweep(now);
         }
@@ -181,6 +211,17 @@ impl Cluster {
             .collect();
         endpoints.sort_by(|a, b| a.address.cmp(&b.address));
         ClusterView { backend: self.backend.to_string(), worker, endpoints }
+    }
+}
+
+/// What an endpoint did that it is ejected for.
+const fn why(cause: FailureCause) -> &'static str {
+    match cause {
+        FailureCause::SuccessRate => "too few of its requests ended well",
+        FailureCause::Latency => "it took much longer to answer than the others",
+        FailureCause::Connect | FailureCause::Reset | FailureCause::Timeout | FailureCause::ServerError => {
+            "it failed several times in a row"
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::cluster::Pick;
 use crate::metrics::{ConnectionSeries, Labels, RequestSeries};
 use crate::pool::Lease;
 use crate::shared::Shared;
+use crate::slots::Slot;
 
 /// Where the requests of one combination of labels are counted, with the counters already looked up.
 pub(crate) struct Series {
@@ -183,6 +184,9 @@ pub(crate) struct Exchange {
     status: StatusCode,
     grpc: bool,
     grpc_status: Option<u8>,
+    /// One of as many as may be under way to its backend, where that is limited. Boxed, because most requests have none and all
+    /// carry the room for it.
+    slot: Option<Box<Slot>>,
     _in_flight: InFlightGuard,
 }
 
@@ -193,12 +197,17 @@ impl Exchange {
     /// A request has arrived.
     pub(crate) fn begin(started: Instant, grpc: bool, in_flight: InFlightGuard) -> Self {
         let status = StatusCode::from_u16(CLIENT_CLOSED).unwrap_or(StatusCode::BAD_REQUEST);
-        Self { started, series: None, status, grpc, grpc_status: None, _in_flight: in_flight }
+        Self { started, series: None, status, grpc, grpc_status: None, slot: None, _in_flight: in_flight }
     }
 
     /// Where it is counted. The last word wins: a retry may go to another backend.
     pub(crate) fn counted_in(&mut self, series: Rc<Series>) {
         self.series = Some(series);
+    }
+
+    /// It is one of those that may be under way to its backend, until it has ended.
+    pub(crate) fn holds(&mut self, slot: Option<Slot>) {
+        self.slot = slot.map(Box::new);
     }
 
     /// Where it is counted, so far.

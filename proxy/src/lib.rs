@@ -26,6 +26,7 @@ mod probe;
 mod process;
 mod settings;
 mod shared;
+mod slots;
 mod tee;
 mod worker;
 

@@ -19,6 +19,7 @@ use crate::inbound::limits::Buckets;
 use crate::metrics::Metrics;
 use crate::probe::Prober;
 use crate::settings::Settings;
+use crate::slots::AllSlots;
 
 /// The shared state of one proxy.
 pub(crate) struct Shared {
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) prober: Prober,
     /// How far rate limits are used up.
     pub(crate) buckets: Buckets,
+    /// How much is under way to backends that have a limit.
+    pub(crate) slots: AllSlots,
     /// Questions to the workers, filled as they start.
     pub(crate) workers: Mutex<Vec<mpsc::Sender<WorkerQuestion>>>,
     /// The start of this process's [`Moment`]s.
@@ -72,6 +75,7 @@ impl Shared {
             redirected,
             prober,
             buckets: Buckets::default(),
+            slots: AllSlots::default(),
             workers: Mutex::default(),
             started: Instant::now(),
         }

@@ -29,6 +29,7 @@ pub(super) fn add(explanation: &mut Explanation, index: &Index, dialled: &Backen
     for name in explanation.backends.iter().map(|it| it.backend.clone()).collect::<Vec<_>>() {
         let Some(policy) = name.parse::<BackendRef>().ok().and_then(|backend| of(index, &backend)) else { continue };
         explanation.policies.push(format!("{name} is balanced by {} (TrafficPolicy {})", balancer(policy), policy.key));
+        explanation.policies.extend(bounds(policy).map(|it| format!("{name} {it} (TrafficPolicy {})", policy.key)));
         explanation.policies.extend(
             policy.rate_limits.iter().map(|it| format!("each Pod of {name} {} (TrafficPolicy {})", limit(it), policy.key)),
         );
@@ -56,6 +57,19 @@ fn balancer(policy: &TrafficPolicy) -> String {
         (Algorithm::RingHash, HashOn::Header(name)) => format!("RingHash on the header {name}"),
         (Algorithm::RingHash, HashOn::Cookie(name)) => format!("RingHash on the cookie {name}"),
     }
+}
+
+/// How much a caller may have under way, and where it looks first.
+fn bounds(policy: &TrafficPolicy) -> impl Iterator<Item = String> {
+    let (limits, locality) = (policy.backend.limits, policy.backend.balance.locality);
+    let requests = limits.requests.map(|most| {
+        let pending = if limits.pending == 0 { String::new() } else { format!(", and {} may wait", limits.pending) };
+        format!("has at most {most} requests of a sidecar under way{pending}")
+    });
+    let connections =
+        limits.connections.map(|most| format!("has at most {most} connections of a sidecar that are carried as bytes"));
+    let locality = locality.map(|_| "is served by endpoints of the caller's zone, as far as these can".to_owned());
+    [requests, connections, locality].into_iter().flatten()
 }
 
 fn limit(it: &RateLimit) -> String {

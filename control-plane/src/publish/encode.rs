@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use weir_core::authz::MtlsMode;
-use weir_core::balance::{Algorithm, EjectionConfig};
+use weir_core::balance::{Algorithm, EjectionConfig, Judgement};
 use weir_core::budget::BudgetConfig;
 use weir_core::names::{BackendRef, ServiceRef};
-use weir_core::policy::{BackendPolicy, HashOn, Injection, RateKey, RateLimit};
+use weir_core::policy::{BackendPolicy, Connections, HashOn, Injection, Limits, RateKey, RateLimit};
 use weir_core::route::filter::cors::{Cors, Names};
 use weir_core::route::{
     Filter, HeaderChanges, HttpMatch, HttpRule, Mirror, PathChange, PathMatch, Redirect, RetryPolicy, Rewrite, RouteKind,
@@ -302,7 +302,7 @@ fn backend_policy(it: &BackendPolicy) -> v1::BackendPolicy {
         HashOn::Header(name) => Some(Kind::Header(name.as_str().to_owned())),
         HashOn::Cookie(name) => Some(Kind::Cookie(name.to_string())),
     };
-    let EjectionConfig { consecutive_failures, base, max, max_ejected_percent } = it.balance.ejection;
+    let EjectionConfig { consecutive_failures, base, max, max_ejected_percent, judgement } = it.balance.ejection;
     let BudgetConfig { percent, min_per_second, window } = it.budget;
     v1::BackendPolicy {
         balancer: balancer.into(),
@@ -313,8 +313,35 @@ fn backend_policy(it: &BackendPolicy) -> v1::BackendPolicy {
             base_ms: milliseconds(base),
             max_ms: milliseconds(max),
             max_ejected_percent,
+            judgement: (judgement != Judgement::default()).then(|| v1::Judgement {
+                interval_ms: milliseconds(judgement.interval),
+                min_requests: judgement.min_requests,
+                min_success_percent: judgement.min_success_percent,
+                max_latency_factor: judgement.max_latency_factor,
+            }),
         }),
         retry_budget: Some(v1::RetryBudget { percent, min_per_second, window_ms: milliseconds(window) }),
+        locality: it
+            .balance
+            .locality
+            .map(|it| v1::Locality { min_serving_percent: it.min_serving_percent, max_outstanding: it.max_outstanding }),
+        limits: Some(limits(&it.limits)),
+        connections: Some(connections(&it.connections)),
+    }
+}
+
+fn limits(it: &Limits) -> v1::Limits {
+    let Limits { requests, pending, connections, streams } = *it;
+    let or_any = Option::unwrap_or_default;
+    v1::Limits { requests: or_any(requests), pending, connections: or_any(connections), streams: or_any(streams) }
+}
+
+fn connections(it: &Connections) -> v1::Connections {
+    let or_usual = |length: Option<Duration>| length.map(milliseconds).unwrap_or_default();
+    v1::Connections {
+        idle_timeout_ms: or_usual(it.idle_timeout),
+        max_age_ms: or_usual(it.max_age),
+        keep_alive_ms: or_usual(it.keep_alive),
     }
 }
 
@@ -372,7 +399,7 @@ fn inbound(it: &Inbound) -> v1::Inbound {
         service: it.service.as_ref().map(backend_name),
         rate_limits: it.rate_limits.iter().map(rate_limit).collect(),
     });
-    v1::Inbound { mtls: mtls.into(), ports: ports.collect() }
+    v1::Inbound { mtls: mtls.into(), ports: ports.collect(), zone: it.zone.to_string() }
 }
 
 fn trust(it: &TrustBundle) -> v1::TrustBundle {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use weir_core::balance::Locality;
 use weir_core::names::{BackendRef, Identity, TrustDomain};
 use weir_core::snapshot::{Endpoint, Endpoints, Protocol};
 
@@ -25,8 +26,23 @@ pub fn endpoints(index: &Index, name: &BackendRef, trust_domain: &TrustDomain) -
     if endpoints.is_empty() {
         endpoints = collect(|it| it.serving && it.terminating);
     }
-    let policy = in_force(index, &name.service, port).map(|it| it.backend.clone()).unwrap_or_default();
+    let policy = in_force(index, &name.service, port);
+    // What Kubernetes was asked for holds unless a policy says something else.
+    let near = service.near_callers || hinted(index, name, port);
+    let says_locality = policy.is_some_and(|it| it.says_locality);
+    let mut policy = policy.map(|it| it.backend.clone()).unwrap_or_default();
+    if near && !says_locality {
+        policy.balance.locality = Some(Locality::default());
+    }
     Some(Endpoints { name: name.clone(), endpoints: endpoints.into_values().collect(), policy: Arc::new(policy) })
+}
+
+/// Whether Kubernetes says of every ready endpoint which zone's callers it is meant for. As kube-proxy does, hints are not
+/// followed unless all have one.
+fn hinted(index: &Index, name: &BackendRef, port: &ServicePort) -> bool {
+    let slices = index.slices_of(&name.service).filter(|slice| slice.ports.iter().any(|it| it.name == port.name));
+    let mut ready = slices.flat_map(|slice| &slice.endpoints).filter(|it| it.ready).peekable();
+    ready.peek().is_some() && ready.all(|it| it.hint.is_some())
 }
 
 fn collect(
@@ -48,7 +64,7 @@ fn collect(
                 endpoints.entry(address).or_insert_with(|| Endpoint {
                     address,
                     identity: pod.and_then(|pod| identity(pod, trust_domain)),
-                    zone: Arc::clone(&it.zone),
+                    zone: Arc::clone(it.hint.as_ref().unwrap_or(&it.zone)),
                     protocol: behind(said, target.port, opaque),
                     pod: pod_name(pod, it),
                 });

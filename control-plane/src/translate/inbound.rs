@@ -58,7 +58,16 @@ pub fn inbound(index: &Index, workload: &Workload) -> Inbound {
     for port in opaque.iter().flat_map(|set| set.iter()).take(MAX_OPAQUE_PORTS) {
         ports.entry(port).or_insert(InboundPort { protocol: Protocol::Opaque, ..InboundPort::default() });
     }
-    Inbound { mtls, ports }
+    Inbound { mtls, ports, zone: zone(index, pod, ips(workload, pod)) }
+}
+
+/// Which zone a workload is in: as its Pod is labelled, or as the slices say that have it.
+fn zone(index: &Index, pod: Option<&Arc<Pod>>, ips: &[IpAddr]) -> Arc<str> {
+    if let Some(pod) = pod.filter(|pod| !pod.zone.is_empty()) {
+        return Arc::clone(&pod.zone);
+    }
+    let endpoints = ips.iter().flat_map(|ip| index.slices_at(*ip).flat_map(|it| &it.endpoints).filter(move |it| it.ip == *ip));
+    endpoints.map(|it| &it.zone).find(|zone| !zone.is_empty()).map_or_else(|| "".into(), Arc::clone)
 }
 
 /// The Pod's word on its addresses counts; a proxy without a Pod object says them itself.

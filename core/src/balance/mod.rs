@@ -6,22 +6,27 @@
 //! request that an endpoint in its slow start passes on), and neither grows with the number of endpoints.
 
 mod ewma;
+mod judge;
+mod locality;
 mod p2c;
 mod ring;
 mod set;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 
 use crate::clock::Moment;
-use crate::outlier::Change;
-pub use crate::outlier::{EjectionConfig, FailureCause, Outcome};
+use crate::outlier::{Change, Judged};
+pub use crate::outlier::{EjectionConfig, FailureCause, Judgement, Outcome};
 use crate::snapshot::Endpoint;
 pub use ewma::EwmaConfig;
 use ewma::PeakEwma;
+use locality::Group;
+pub use locality::Locality;
 use ring::Ring;
 use set::{EndpointSet, Key};
 
@@ -37,6 +42,8 @@ pub struct BalanceConfig {
     pub ewma: EwmaConfig,
     /// When they are left out.
     pub ejection: EjectionConfig,
+    /// Whether endpoints of the caller's own zone are preferred. `None`: all are alike.
+    pub locality: Option<Locality>,
 }
 
 /// How an endpoint is chosen.
@@ -134,13 +141,17 @@ pub struct Balancer<C> {
     turn: usize,
     /// Which of the ejected endpoints is looked at next.
     probe_cursor: usize,
+    /// The zone that the caller is in, if it is known.
+    zone: Option<Arc<str>>,
+    /// When the endpoints were judged last.
+    judged: Moment,
 }
 
 impl<C> Balancer<C> {
     /// Without endpoints.
     #[must_use]
     pub fn new(config: BalanceConfig) -> Self {
-        Self { config, set: EndpointSet::new(), ring: Ring::new(), turn: 0, probe_cursor: 0 }
+        Self { config, set: EndpointSet::new(), ring: Ring::new(), turn: 0, probe_cursor: 0, zone: None, judged: Moment::START }
     }
 
     /// Takes over another configuration; what is known of the endpoints stays.
@@ -148,6 +159,7 @@ impl<C> Balancer<C> {
         if self.config != config {
             self.config = config;
             self.build_ring();
+            self.mark_near();
             self.keep_cap(now);
         }
     }
@@ -180,6 +192,7 @@ impl<C> Balancer<C> {
         }
         if changed {
             self.build_ring();
+            self.mark_near();
         }
         self.keep_cap(now);
     }
@@ -233,6 +246,7 @@ impl<C> Balancer<C> {
             && !entry.health.is_stale(ticket.started)
         {
             entry.rtt.answer(now.since(ticket.started), now, &self.config.ewma);
+            entry.judged.answered(now.since(ticket.started));
         }
         ticket.answered = true;
     }
@@ -243,9 +257,16 @@ impl<C> Balancer<C> {
         let room = self.set.ejected().len() < self.config.ejection.most_ejected(self.set.len());
         let entry = self.set.get_mut(key)?;
         entry.outstanding = entry.outstanding.saturating_sub(1);
-        if !answered && !entry.health.is_stale(started) {
+        let stale = entry.health.is_stale(started);
+        if !stale {
+            entry.judged.ended(outcome);
+        }
+        if !answered && !stale {
             match outcome {
-                Outcome::Success => entry.rtt.answer(now.since(started), now, &self.config.ewma),
+                Outcome::Success => {
+                    entry.rtt.answer(now.since(started), now, &self.config.ewma);
+                    entry.judged.answered(now.since(started));
+                }
                 Outcome::Failure(_) | Outcome::Abandoned => entry.rtt.failure(now.since(started), now),
             }
         }
@@ -257,6 +278,7 @@ impl<C> Balancer<C> {
             Change::Ejected { length, cause } => {
                 // What it was like when it fell sick says nothing of what it will be like when it is back.
                 entry.rtt = PeakEwma::new(&self.config.ewma);
+                entry.judged = Judged::default();
                 let address = entry.endpoint.address;
                 self.set.eject(key.slot);
                 Some(Ejected { address, until: now + length, length, cause })
@@ -321,13 +343,13 @@ impl<C> Balancer<C> {
 
     /// One of the serving endpoints. One that has joined not long ago passes some of its requests on to others.
     fn serving(&mut self, tried: &[SocketAddr], now: Moment, rng: &mut Rng) -> Option<usize> {
-        let chosen = self.by_algorithm(tried, now, rng)?;
+        let chosen = self.by_zone(tried, now, rng)?;
         if self.share(chosen, now) >= 1.0 || rng.f64() < self.share(chosen, now) {
             return Some(chosen);
         }
         let address = self.set.in_slot(chosen)?.endpoint.address;
         let others: Vec<SocketAddr> = tried.iter().copied().chain([address]).collect();
-        self.by_algorithm(&others, now, rng).or(Some(chosen))
+        self.by_zone(&others, now, rng).or(Some(chosen))
     }
 
     /// The part of its share that an endpoint gets.
@@ -339,21 +361,22 @@ impl<C> Balancer<C> {
         }
     }
 
-    fn by_algorithm(&mut self, tried: &[SocketAddr], now: Moment, rng: &mut Rng) -> Option<usize> {
+    /// One of these, by the algorithm.
+    fn by_algorithm(&mut self, group: Group, tried: &[SocketAddr], now: Moment, rng: &mut Rng) -> Option<usize> {
         match self.config.algorithm {
-            Algorithm::RoundRobin => self.next_in_turn(tried),
+            Algorithm::RoundRobin => self.next_in_turn(group, tried),
             Algorithm::PeakEwma | Algorithm::LeastRequest | Algorithm::RingHash => {
-                self.cheaper_of_two(self.set.serving(), tried, now, rng)
+                self.cheaper_of_two(self.group(group), tried, now, rng)
             }
         }
     }
 
-    fn next_in_turn(&mut self, tried: &[SocketAddr]) -> Option<usize> {
-        let serving = self.set.serving();
+    fn next_in_turn(&mut self, group: Group, tried: &[SocketAddr]) -> Option<usize> {
+        let slots = self.group(group);
         // Those that are barred are at most as many as were tried, so this looks at few, however many there are.
-        for step in 1..=serving.len().min(tried.len() + 1) {
-            let turn = self.turn.wrapping_add(step) % serving.len();
-            let slot = *serving.get(turn)?;
+        for step in 1..=slots.len().min(tried.len() + 1) {
+            let turn = self.turn.wrapping_add(step) % slots.len();
+            let slot = *slots.get(turn)?;
             if self.set.in_slot(slot).is_some_and(|it| !tried.contains(&it.endpoint.address)) {
                 self.turn = turn;
                 return Some(slot);

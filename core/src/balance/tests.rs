@@ -6,17 +6,17 @@ use crate::snapshot::Protocol;
 use fastrand::Rng;
 use proptest::prelude::*;
 
-const FAILED: Outcome = Outcome::Failure(FailureCause::ServerError);
+pub(super) const FAILED: Outcome = Outcome::Failure(FailureCause::ServerError);
 
 fn at(seconds: f64) -> Moment {
     Moment::after_start(Duration::from_secs_f64(seconds))
 }
 
-fn address(number: u8) -> SocketAddr {
+pub(super) fn address(number: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, number], 8080))
 }
 
-fn endpoint(number: u8) -> Endpoint {
+pub(super) fn endpoint(number: u8) -> Endpoint {
     Endpoint {
         address: address(number),
         identity: None,
@@ -31,15 +31,15 @@ fn endpoints(numbers: impl IntoIterator<Item = u8>) -> Vec<Endpoint> {
 }
 
 /// A balancer with dice and a clock; handles are the number of the making.
-struct Bench {
-    balancer: Balancer<Rc<u32>>,
+pub(super) struct Bench {
+    pub(super) balancer: Balancer<Rc<u32>>,
     rng: Rng,
-    now: Moment,
+    pub(super) now: Moment,
     made: u32,
 }
 
 impl Bench {
-    fn new(numbers: impl IntoIterator<Item = u8>) -> Self {
+    pub(super) fn new(numbers: impl IntoIterator<Item = u8>) -> Self {
         let balancer = Balancer::new(BalanceConfig::default());
         let mut bench = Self { balancer, rng: Rng::with_seed(5), now: at(1000.0), made: 0 };
         bench.reconcile(numbers);
@@ -62,7 +62,7 @@ impl Bench {
         number
     }
 
-    fn reconcile(&mut self, numbers: impl IntoIterator<Item = u8>) {
+    pub(super) fn reconcile(&mut self, numbers: impl IntoIterator<Item = u8>) {
         let made = &mut self.made;
         self.balancer.reconcile(&endpoints(numbers), self.now, |_| {
             *made += 1;
@@ -70,20 +70,24 @@ impl Bench {
         });
     }
 
-    fn wait(&mut self, seconds: f64) {
+    pub(super) fn wait(&mut self, seconds: f64) {
         self.now = self.now + Duration::from_secs_f64(seconds);
     }
 
-    fn pick(&mut self, tried: &[u8]) -> Ticket {
+    pub(super) fn pick(&mut self, tried: &[u8]) -> Ticket {
         let tried: Vec<SocketAddr> = tried.iter().copied().map(address).collect();
         self.balancer.pick(self.now, &mut self.rng, &tried, Preference::Any).unwrap()
     }
 
-    fn number(&self, ticket: &Ticket) -> u8 {
+    pub(super) fn number(&self, ticket: &Ticket) -> u8 {
         match self.balancer.endpoint(ticket).unwrap().address {
             SocketAddr::V4(address) => address.ip().octets()[3],
             SocketAddr::V6(_) => unreachable!("all are IPv4"),
         }
+    }
+
+    pub(super) fn judge(&mut self) -> Vec<Ejected> {
+        self.balancer.judge(self.now, &mut self.rng)
     }
 
     fn finish(&mut self, ticket: Ticket, outcome: Outcome) -> Option<Ejected> {
@@ -91,7 +95,7 @@ impl Bench {
     }
 
     /// One request that takes this long and goes to `number`; the others that are picked on the way are given up.
-    fn request(&mut self, number: u8, seconds: f64, outcome: Outcome) -> Option<Ejected> {
+    pub(super) fn request(&mut self, number: u8, seconds: f64, outcome: Outcome) -> Option<Ejected> {
         let others: Vec<u8> = self.numbers().into_iter().filter(|it| *it != number).collect();
         let ticket = self.pick(&others);
         assert_eq!(self.number(&ticket), number);
@@ -99,7 +103,7 @@ impl Bench {
         self.finish(ticket, outcome)
     }
 
-    fn numbers(&self) -> Vec<u8> {
+    pub(super) fn numbers(&self) -> Vec<u8> {
         self.balancer
             .view()
             .map(|it| it.endpoint.address.to_string().split(['.', ':']).nth(3).unwrap().parse().unwrap())
@@ -110,7 +114,7 @@ impl Bench {
         (0..5).find_map(|_| self.request(number, 0.001, FAILED)).unwrap()
     }
 
-    fn ejected(&self) -> Vec<SocketAddr> {
+    pub(super) fn ejected(&self) -> Vec<SocketAddr> {
         self.balancer.view().filter(|it| it.ejected_for.is_some()).map(|it| it.endpoint.address).collect()
     }
 
@@ -119,7 +123,7 @@ impl Bench {
     }
 
     /// How many of 1000 requests that end at once and well go to each endpoint.
-    fn spread(&mut self) -> BTreeMap<u8, u32> {
+    pub(super) fn spread(&mut self) -> BTreeMap<u8, u32> {
         let mut spread = BTreeMap::new();
         for _ in 0..1000 {
             let ticket = self.pick(&[]);

@@ -8,6 +8,7 @@ pub mod injection;
 pub mod rate;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, header};
 
@@ -25,6 +26,35 @@ pub struct BackendPolicy {
     pub hash_on: HashOn,
     /// How many retries there may be.
     pub budget: BudgetConfig,
+    /// How much may be under way.
+    pub limits: Limits,
+    /// How connections are kept.
+    pub connections: Connections,
+}
+
+/// How much one proxy may have under way to a port, over all of its workers. `None`: any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests under way, from their first byte to the last of their answer.
+    pub requests: Option<u32>,
+    /// Requests that may wait until one of those has ended. Has a meaning with `requests` only.
+    pub pending: u32,
+    /// Connections that are carried as bytes.
+    pub connections: Option<u32>,
+    /// Streams under way on one HTTP/2 connection.
+    pub streams: Option<u32>,
+}
+
+/// How connections to endpoints are kept. `None`: as the proxy does without a policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// One that nothing has used for this long is closed.
+    pub idle_timeout: Option<Duration>,
+    /// One that is older takes no new request, and closes with the last that is under way.
+    pub max_age: Option<Duration>,
+    /// One that has requests under way and has been silent for this long is asked whether its other side is there (HTTP/2
+    /// PING).
+    pub keep_alive: Option<Duration>,
 }
 
 /// The part of a request by which requests that belong together are known.

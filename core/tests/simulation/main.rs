@@ -237,6 +237,7 @@ fn any_weather_keeps_the_promises_and_is_forgotten_when_it_is_over() {
             algorithm: [Algorithm::PeakEwma, Algorithm::LeastRequest, Algorithm::RoundRobin, Algorithm::RingHash][rng.usize(..4)],
             slow_start: ms(rng.u64(0..2000)),
             ejection: EjectionConfig { base: ms(500), max: seconds(3), ..EjectionConfig::default() },
+            locality: None,
         };
         let budget = BudgetConfig { min_per_second: rng.u32(..3), window: seconds(5), ..BudgetConfig::default() };
         let (policy, request) = (rng.bool(), seconds(rng.u64(2..10)));

@@ -28,6 +28,8 @@ pub struct TrafficPolicy {
     pub targets: Vec<PolicyTarget>,
     /// How callers choose endpoints, and how often they try again.
     pub backend: BackendPolicy,
+    /// Whether it says which zone's endpoints are preferred; if not, the Service does.
+    pub says_locality: bool,
     /// How many requests the workloads take.
     pub rate_limits: Vec<RateLimit>,
     /// The faults that callers meet.

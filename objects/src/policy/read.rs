@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
 use serde_json::Value;
-use weir_core::balance::{Algorithm, BalanceConfig, EjectionConfig};
+use weir_core::balance::{Algorithm, BalanceConfig, EjectionConfig, Judgement, Locality};
 use weir_core::budget::BudgetConfig;
 use weir_core::names::{Label, ServiceRef};
-use weir_core::policy::{BackendPolicy, HashOn, Injection, RateKey, RateLimit};
+use weir_core::policy::{BackendPolicy, Connections, HashOn, Injection, Limits, RateKey, RateLimit};
 use weir_core::route::Share;
 
 use super::spec::{self, Spec, TrafficPolicyObject};
@@ -33,18 +33,23 @@ pub(crate) fn policy(value: &Value) -> Read {
     let created_seconds = created(&raw.metadata, &mut reader);
     let Some(key) = reader.key(&raw.metadata) else { return reader.finish(None) };
     let field = FieldPath::of(&["spec"]);
-    let Spec { target_refs, load_balancing, ejection, retry_budget, rate_limits, faults } = &raw.spec;
+    let Spec { target_refs, load_balancing, ejection, locality, limits, connections, retry_budget, rate_limits, faults } =
+        &raw.spec;
     let targets = targets(target_refs, &key.namespace, &field.key("targetRefs"), &mut reader);
     let (algorithm, hash_on, slow_start) = balancing(load_balancing, &field.key("loadBalancing"), &mut reader);
     let ejection = self::ejection(ejection, &field.key("ejection"), &mut reader);
-    let balance = BalanceConfig { algorithm, slow_start, ejection, ..BalanceConfig::default() };
+    let says_locality = locality.is_some();
+    let locality = locality.as_ref().and_then(|raw| self::locality(raw, &field.key("locality"), &mut reader));
+    let balance = BalanceConfig { algorithm, slow_start, ejection, locality, ..BalanceConfig::default() };
+    let limits = self::limits(limits, &field.key("limits"), &mut reader);
+    let connections = self::connections(connections, &field.key("connections"), &mut reader);
     let budget = budget(retry_budget, &field.key("retryBudget"), &mut reader);
     let name: Arc<str> = key.to_string().into();
     let rate_limits = self::rate_limits(rate_limits, &name, &field.key("rateLimits"), &mut reader);
     let injections = injections(faults, &field.key("faults"), &mut reader);
-    let backend = BackendPolicy { balance, hash_on, budget };
+    let backend = BackendPolicy { balance, hash_on, budget, limits, connections };
     let generation = raw.metadata.generation.unwrap_or(0);
-    let policy = TrafficPolicy { key, created_seconds, generation, targets, backend, rate_limits, injections };
+    let policy = TrafficPolicy { key, created_seconds, generation, targets, backend, says_locality, rate_limits, injections };
     reader.finish(Some(Object::TrafficPolicy(Arc::new(policy))))
 }
 
@@ -158,6 +163,80 @@ fn ejection(raw: &spec::Ejection, field: &FieldPath, reader: &mut Reader) -> Eje
             field.key("maxEjectedPercent"),
             reader,
         ),
+        judgement: judgement(raw, field, reader),
+    }
+}
+
+fn judgement(raw: &spec::Ejection, field: &FieldPath, reader: &mut Reader) -> Judgement {
+    let usual = Judgement::default();
+    let success = number(raw.min_success_percent, 0, 0..=100, field.key("minSuccessPercent"), reader);
+    let latency = number(raw.max_latency_factor, 0, 0..=1000, field.key("maxLatencyFactor"), reader);
+    if latency == 1 {
+        reader.refuse(field.key("maxLatencyFactor"), "expected 0 (never) or at least 2: half of all take longer than the median");
+    }
+    let interval = time(raw.interval.as_deref(), usual.interval, field.key("interval"), reader);
+    if interval < Duration::from_millis(100) {
+        reader.refuse(field.key("interval"), "expected at least 100ms");
+    }
+    if success == 0 && latency == 0 && (raw.interval.is_some() || raw.min_requests.is_some()) {
+        let message = "judges nothing: interval and minRequests have a meaning with minSuccessPercent or maxLatencyFactor only";
+        reader.refuse(field.clone(), message);
+    }
+    Judgement {
+        interval,
+        min_requests: number(raw.min_requests, usual.min_requests, 1..=1_000_000, field.key("minRequests"), reader),
+        min_success_percent: success,
+        max_latency_factor: latency,
+    }
+}
+
+/// `None`: endpoints of all zones are alike.
+fn locality(raw: &spec::Locality, field: &FieldPath, reader: &mut Reader) -> Option<Locality> {
+    let usual = Locality::default();
+    let same_zone = match raw.prefer.as_deref() {
+        None | Some("SameZone") => true,
+        Some("Any") => false,
+        Some(other) => {
+            reader.refuse(field.key("prefer"), format!("expected SameZone or Any, found `{}`", excerpt(other)));
+            false
+        }
+    };
+    if !same_zone && (raw.min_serving_percent.is_some() || raw.max_outstanding.is_some()) {
+        reader.refuse(field.clone(), "minServingPercent and maxOutstanding have a meaning with prefer SameZone only");
+    }
+    let serving = raw.min_serving_percent;
+    let locality = Locality {
+        min_serving_percent: number(serving, usual.min_serving_percent, 0..=100, field.key("minServingPercent"), reader),
+        max_outstanding: number(raw.max_outstanding, usual.max_outstanding, 1..=100_000, field.key("maxOutstanding"), reader),
+    };
+    same_zone.then_some(locality)
+}
+
+fn limits(raw: &spec::Limits, field: &FieldPath, reader: &mut Reader) -> Limits {
+    if raw.pending.is_some() && raw.requests.is_none() {
+        reader.refuse(field.key("pending"), "has a meaning with `requests` only: without that nothing has to wait");
+    }
+    let mut limit =
+        |written: Option<i64>, name: &str| written.map(|_| number(written, 1, 1..=1_000_000, field.key(name), reader));
+    let (requests, connections) = (limit(raw.requests, "requests"), limit(raw.connections, "connections"));
+    let streams = limit(raw.streams, "streams");
+    let pending = number(raw.pending, 0, 0..=1_000_000, field.key("pending"), reader);
+    Limits { requests, pending, connections, streams }
+}
+
+fn connections(raw: &spec::Connections, field: &FieldPath, reader: &mut Reader) -> Connections {
+    let mut at_least = |written: Option<&str>, name: &str, least: Duration| {
+        let length = time(written, least, field.key(name), reader);
+        if length < least {
+            reader.refuse(field.key(name), format!("expected at least {least:?}"));
+        }
+        written.map(|_| length)
+    };
+    let second = Duration::from_secs(1);
+    Connections {
+        idle_timeout: at_least(raw.idle_timeout.as_deref(), "idleTimeout", second),
+        max_age: at_least(raw.max_age.as_deref(), "maxAge", second),
+        keep_alive: at_least(raw.keep_alive.as_deref(), "keepAlive", second),
     }
 }
 

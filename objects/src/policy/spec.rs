@@ -17,6 +17,9 @@ pub(super) struct Spec {
     pub(super) target_refs: Vec<TargetRef>,
     pub(super) load_balancing: LoadBalancing,
     pub(super) ejection: Ejection,
+    pub(super) locality: Option<Locality>,
+    pub(super) limits: Limits,
+    pub(super) connections: Connections,
     pub(super) retry_budget: RetryBudget,
     pub(super) rate_limits: Vec<RateLimit>,
     pub(super) faults: Vec<Fault>,
@@ -55,6 +58,35 @@ pub(super) struct Ejection {
     pub(super) base_time: Option<String>,
     pub(super) max_time: Option<String>,
     pub(super) max_ejected_percent: Option<i64>,
+    pub(super) interval: Option<String>,
+    pub(super) min_requests: Option<i64>,
+    pub(super) min_success_percent: Option<i64>,
+    pub(super) max_latency_factor: Option<i64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields, expecting = "a mapping (locality)")]
+pub(super) struct Locality {
+    pub(super) prefer: Option<String>,
+    pub(super) min_serving_percent: Option<i64>,
+    pub(super) max_outstanding: Option<i64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields, expecting = "a mapping (limits)")]
+pub(super) struct Limits {
+    pub(super) requests: Option<i64>,
+    pub(super) pending: Option<i64>,
+    pub(super) connections: Option<i64>,
+    pub(super) streams: Option<i64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields, expecting = "a mapping (connections)")]
+pub(super) struct Connections {
+    pub(super) idle_timeout: Option<String>,
+    pub(super) max_age: Option<String>,
+    pub(super) keep_alive: Option<String>,
 }
 
 /// In the shape of the Gateway API's `XBackendTrafficPolicy` (GEP-3388).

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use weir_core::balance::Algorithm;
-use weir_core::policy::{HashOn, RateKey};
+use weir_core::balance::{Algorithm, Judgement, Locality};
+use weir_core::policy::{Connections, HashOn, Limits, RateKey};
 
 use super::TrafficPolicy;
 use crate::{Decoded, Object, decode};
@@ -49,7 +49,11 @@ fn everything_that_is_written_counts() {
             {"group": "core", "kind": "Service", "name": "ratings"},
         ],
         "loadBalancing": {"type": "RingHash", "hashOn": {"type": "Cookie", "name": "sid"}},
-        "ejection": {"consecutiveFailures": 3, "baseTime": "1s", "maxTime": "1m", "maxEjectedPercent": 100},
+        "ejection": {"consecutiveFailures": 3, "baseTime": "1s", "maxTime": "1m", "maxEjectedPercent": 100,
+            "interval": "5s", "minRequests": 50, "minSuccessPercent": 90, "maxLatencyFactor": 4},
+        "locality": {"minServingPercent": 50, "maxOutstanding": 4},
+        "limits": {"requests": 100, "pending": 50, "connections": 7, "streams": 20},
+        "connections": {"idleTimeout": "30s", "maxAge": "1h", "keepAlive": "5s"},
         "retryBudget": {"percent": 50, "interval": "30s", "minRetryRate": {"count": 30, "interval": "10s"}},
         "rateLimits": [{"requests": 100, "per": "1m"}, {"requests": 5, "burst": 20, "by": "All"}],
         "faults": [{"percent": 10, "delay": "2s", "abort": {"status": 418}, "headers": [{"name": "x-test", "value": "1"}]}],
@@ -61,6 +65,15 @@ fn everything_that_is_written_counts() {
     let ejection = backend.balance.ejection;
     assert_eq!((ejection.consecutive_failures, ejection.max_ejected_percent), (3, 100));
     assert_eq!((ejection.base, ejection.max), (Duration::from_secs(1), Duration::from_secs(60)));
+    let judgement =
+        Judgement { interval: Duration::from_secs(5), min_requests: 50, min_success_percent: 90, max_latency_factor: 4 };
+    assert_eq!(ejection.judgement, judgement);
+    assert_eq!(backend.balance.locality, Some(Locality { min_serving_percent: 50, max_outstanding: 4 }));
+    let limits = Limits { requests: Some(100), pending: 50, connections: Some(7), streams: Some(20) };
+    assert_eq!(backend.limits, limits);
+    let seconds = |count| Some(Duration::from_secs(count));
+    let connections = Connections { idle_timeout: seconds(30), max_age: seconds(3600), keep_alive: seconds(5) };
+    assert_eq!(backend.connections, connections);
     let budget = backend.budget;
     assert_eq!((budget.percent, budget.min_per_second, budget.window), (50, 3, Duration::from_secs(30)));
     let [by_caller, of_all] = policy.rate_limits.as_slice() else { panic!("{:?}", policy.rate_limits) };
@@ -101,6 +114,14 @@ fn mistakes_are_named_with_what_is_expected() {
         (json!({"ejection": {"consecutiveFailures": -1}}), "expected a number from 0 to 1000, found -1"),
         (json!({"ejection": {"baseTime": "1m", "maxTime": "1s"}}), "spec.ejection.maxTime: is shorter than baseTime"),
         (json!({"ejection": {"baseTime": "0s"}}), "switches ejection off"),
+        (json!({"ejection": {"interval": "5s"}}), "spec.ejection: judges nothing"),
+        (json!({"ejection": {"maxLatencyFactor": 1}}), "expected 0 (never) or at least 2"),
+        (json!({"ejection": {"minSuccessPercent": 50, "interval": "1ms"}}), "spec.ejection.interval: expected at least 100ms"),
+        (json!({"locality": {"prefer": "Node"}}), "expected SameZone or Any"),
+        (json!({"locality": {"prefer": "Any", "maxOutstanding": 3}}), "with prefer SameZone only"),
+        (json!({"limits": {"pending": 3}}), "spec.limits.pending: has a meaning with `requests` only"),
+        (json!({"limits": {"requests": 0}}), "spec.limits.requests: expected a number from 1"),
+        (json!({"connections": {"maxAge": "10ms"}}), "spec.connections.maxAge: expected at least 1s"),
         (json!({"retryBudget": {"percent": 101}}), "expected a number from 0 to 100"),
         (json!({"retryBudget": {"interval": "10ms"}}), "from 1s to 1h"),
         (json!({"rateLimits": [{"per": "1s"}]}), "spec.rateLimits[0].requests: is missing"),

@@ -1,7 +1,11 @@
 //! The configuration in force, as JSON that reads like the objects it came from.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 use weir_core::authz::MtlsMode;
+use weir_core::balance::Algorithm;
+use weir_core::policy::{BackendPolicy, HashOn};
 use weir_core::route::filter::cors::Names;
 use weir_core::route::{
     Filter, HeaderChanges, HttpMatch, HttpRule, Mirror, PathChange, PathMatch, StreamRule, ValueMatch, WeightedBackend,
@@ -26,6 +30,7 @@ pub(super) fn page(shared: &Shared) -> Value {
 /// Everything that has a name, sorted by it.
 fn resources(snapshot: &Snapshot) -> Map<String, Value> {
     let (mut services, mut endpoints, mut addresses) = (Map::new(), Map::new(), Map::new());
+    let mut policies = Map::new();
     for name in snapshot.versions().keys() {
         match name {
             ResourceName::Service(name) => {
@@ -36,6 +41,9 @@ fn resources(snapshot: &Snapshot) -> Map<String, Value> {
                 let known = snapshot.endpoints(name);
                 let list = known.map(|it| it.endpoints.iter().map(endpoint).collect::<Vec<_>>());
                 endpoints.insert(name.to_string(), json!(list));
+                if let Some(it) = known.filter(|it| *it.policy != BackendPolicy::default()) {
+                    policies.insert(name.to_string(), policy(&it.policy));
+                }
             }
             ResourceName::Address(ip) => {
                 let known = snapshot.address(*ip).and_then(Known::present);
@@ -44,7 +52,7 @@ fn resources(snapshot: &Snapshot) -> Map<String, Value> {
             ResourceName::Inbound | ResourceName::Trust => {}
         }
     }
-    let all = [("services", services), ("endpoints", endpoints), ("addresses", addresses)];
+    let all = [("services", services), ("endpoints", endpoints), ("addresses", addresses), ("policies", policies)];
     all.into_iter().map(|(name, map)| (name.to_owned(), Value::Object(map))).collect()
 }
 
@@ -184,6 +192,60 @@ fn endpoint(endpoint: &Endpoint) -> Value {
     })
 }
 
+/// What a TrafficPolicy says, all of it, with its names.
+fn policy(it: &BackendPolicy) -> Value {
+    let BackendPolicy { balance, hash_on, budget, limits, connections } = it;
+    let (ejection, seconds) = (balance.ejection, |length: Option<Duration>| length.map(|it| it.as_secs_f64()));
+    let hash_on = match hash_on {
+        HashOn::Source => json!({ "type": "Source" }),
+        HashOn::Header(name) => json!({ "type": "Header", "name": name.as_str() }),
+        HashOn::Cookie(name) => json!({ "type": "Cookie", "name": &**name }),
+    };
+    json!({
+        "loadBalancing": {
+            "type": match balance.algorithm {
+                Algorithm::PeakEwma => "PeakEwma",
+                Algorithm::LeastRequest => "LeastRequest",
+                Algorithm::RoundRobin => "RoundRobin",
+                Algorithm::RingHash => "RingHash",
+            },
+            "hashOn": (balance.algorithm == Algorithm::RingHash).then_some(hash_on),
+            "slowStartSeconds": balance.slow_start.as_secs_f64(),
+        },
+        "ejection": {
+            "consecutiveFailures": ejection.consecutive_failures,
+            "baseSeconds": ejection.base.as_secs_f64(),
+            "maxSeconds": ejection.max.as_secs_f64(),
+            "maxEjectedPercent": ejection.max_ejected_percent,
+            "intervalSeconds": ejection.judgement.interval.as_secs_f64(),
+            "minRequests": ejection.judgement.min_requests,
+            "minSuccessPercent": ejection.judgement.min_success_percent,
+            "maxLatencyFactor": ejection.judgement.max_latency_factor,
+        },
+        "locality": balance.locality.map(|it| json!({
+            "prefer": "SameZone",
+            "minServingPercent": it.min_serving_percent,
+            "maxOutstanding": it.max_outstanding,
+        })),
+        "limits": {
+            "requests": limits.requests,
+            "pending": limits.pending,
+            "connections": limits.connections,
+            "streams": limits.streams,
+        },
+        "connections": {
+            "idleTimeoutSeconds": seconds(connections.idle_timeout),
+            "maxAgeSeconds": seconds(connections.max_age),
+            "keepAliveSeconds": seconds(connections.keep_alive),
+        },
+        "retryBudget": {
+            "percent": budget.percent,
+            "minPerSecond": budget.min_per_second,
+            "intervalSeconds": budget.window.as_secs_f64(),
+        },
+    })
+}
+
 fn address(target: &AddressTarget) -> Value {
     match target {
         AddressTarget::Service(name) => json!({ "service": name.to_string() }),
@@ -199,7 +261,7 @@ fn inbound(inbound: &Inbound) -> Value {
     let ports = inbound.ports.iter().map(|(number, port)| {
         json!({ "port": number, "protocol": protocol(port.protocol), "service": port.service.as_ref().map(ToString::to_string) })
     });
-    json!({ "mtls": mtls, "ports": ports.collect::<Vec<_>>() })
+    json!({ "mtls": mtls, "zone": &*inbound.zone, "ports": ports.collect::<Vec<_>>() })
 }
 
 const fn protocol(protocol: Protocol) -> &'static str {

@@ -243,7 +243,7 @@ fn inbound(wire: &v1::Inbound) -> Result<Inbound, Invalid> {
             return Err(Invalid::new(&format!("ports[{index}].port"), format!("{number} is there twice")));
         }
     }
-    Ok(Inbound { mtls, ports })
+    Ok(Inbound { mtls, ports, zone: wire.zone.as_str().into() })
 }
 
 fn inbound_port(wire: &v1::InboundPort) -> Result<(u16, InboundPort), Invalid> {

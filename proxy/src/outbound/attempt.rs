@@ -95,6 +95,7 @@ pub(super) async fn run(attempts: Attempts<'_>, exchange: &mut Option<Exchange>)
         To::Backend(cluster) => cluster.deposit(),
         To::Endpoint(..) => attempts.worker.deposit(),
     }
+    attempts.admit(exchange).await?;
     loop {
         let failed = match attempts.once(&mut tried, exchange).await? {
             Ok((answer, pick)) => return Ok(attempts.pass_on(answer, pick, exchange)),
@@ -120,6 +121,23 @@ pub(super) async fn run(attempts: Attempts<'_>, exchange: &mut Option<Exchange>)
 }
 
 impl Attempts<'_> {
+    /// Waits until one more request may be under way to the backend, where that is limited. Its retries are the same request.
+    async fn admit(&self, exchange: &mut Option<Exchange>) -> Result<(), Fault> {
+        let To::Backend(cluster) = &self.route.to else { return Ok(()) };
+        let Some(slots) = cluster.slots() else { return Ok(()) };
+        let slot = match self.deadline.remaining(self.worker.shared.now()) {
+            None => slots.request().await?,
+            Some(left) => {
+                let waited = tokio::time::timeout(left, slots.request()).await;
+                waited.map_err(|_| Fault::new(Reason::RequestTimeout, slots.waited_in_vain()))??
+            }
+        };
+        if let Some(exchange) = exchange {
+            exchange.holds(slot);
+        }
+        Ok(())
+    }
+
     /// One attempt. The outer error ends the request.
     async fn once(
         &self,

@@ -77,6 +77,8 @@ struct Copy {
 impl Copy {
     /// Sends it once: a mirror is not worth a retry.
     async fn send(&self, mut body: Option<TeeReader>) -> Result<(), ()> {
+        // What a policy admits is for requests; a copy takes what they leave.
+        let _slot = self.cluster.slots().map(|slots| slots.copy()).transpose()?;
         let mut pick = self.cluster.pick(&[], self.cluster.preference(&self.parts.headers)).map_err(|_| ())?;
         let upstream = Rc::clone(&pick.upstream);
         let protocols = [self.protocol, pick.protocol];

@@ -27,6 +27,7 @@ use crate::io::copy::copy_both;
 use crate::io::prefixed::Prefixed;
 use crate::metrics::{ConnectionSeries, Labels};
 use crate::pool::TcpUpstream;
+use crate::slots::Slot;
 use crate::worker::Worker;
 
 /// Endpoints that are tried for one connection.
@@ -36,6 +37,8 @@ const ATTEMPTS: usize = 3;
 pub(super) struct Upstream {
     stream: Box<dyn TcpUpstream>,
     series: ConnectionSeries,
+    /// One of as many as may be open, where that is limited.
+    _slot: Option<Slot>,
 }
 
 /// Answers a CONNECT. The endpoint is connected before the client is told so: a failure is an answer, not a closed connection.
@@ -204,6 +207,7 @@ async fn open(worker: &Rc<Worker>, destination: &Destination, name: Option<&str>
 /// Nothing is lost by trying another endpoint: no byte of the client's has been sent.
 async fn open_service(worker: &Rc<Worker>, dialled: &BackendRef, cluster: &Rc<Cluster>) -> Result<Upstream, Fault> {
     let mut tried: Vec<SocketAddr> = Vec::new();
+    let slot = cluster.slots().map(|slots| slots.connection()).transpose()?.flatten();
     loop {
         // Of a connection nothing is known but where it comes from.
         let mut pick = cluster.pick(&tried, cluster.preference(&HeaderMap::new()))?;
@@ -213,7 +217,7 @@ async fn open_service(worker: &Rc<Worker>, dialled: &BackendRef, cluster: &Rc<Cl
                 pick.answered();
                 pick.finish(Outcome::Success);
                 let series = series(worker, Some((dialled, &cluster.backend)), endpoint.identity.as_ref());
-                return Ok(Upstream { stream, series });
+                return Ok(Upstream { stream, series, _slot: slot });
             }
             Err(fault) => {
                 pick.finish(Outcome::Failure(FailureCause::Connect));
@@ -235,7 +239,7 @@ async fn open_direct(
 ) -> Result<Upstream, Fault> {
     let endpoint = worker.direct(address, identity);
     let stream = endpoint.open_tcp().await?;
-    Ok(Upstream { stream, series: series(worker, None, endpoint.identity.as_ref()) })
+    Ok(Upstream { stream, series: series(worker, None, endpoint.identity.as_ref()), _slot: None })
 }
 
 /// Why routes for connections let nobody have this one.

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Request, Uri, Version};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 
-use super::{Answer, Lease, SendError, Upstream, connect};
+use super::{Answer, Keeping, Lease, SendError, Upstream, connect};
 use crate::body::RequestBody;
 use crate::fault::{Fault, Reason};
 use crate::io::kept::{Kept, Reuse, Stale};
@@ -39,14 +39,26 @@ struct Idle {
 struct Connection {
     sender: SendRequest<RequestBody>,
     reuse: Reuse,
+    opened: Instant,
+}
+
+impl Idle {
+    fn may_be_used(&self, keeping: Keeping, now: Instant) -> bool {
+        let idle = now.saturating_duration_since(self.since);
+        idle < keeping.connections.idle_timeout.unwrap_or(IDLE_TIMEOUT) && !keeping.is_old(self.connection.opened, now)
+    }
 }
 
 impl Pool {
     /// The connection used last, which is the likeliest to be open and warm.
-    fn take(&self) -> Option<Connection> {
+    fn take(&self, keeping: Keeping) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { connection, .. }) = idle.pop() {
-            if connection.sender.is_ready() {
+        // Without a policy the sweep is exact enough, and no clock is read for it.
+        let now = (keeping != Keeping::default()).then(Instant::now);
+        while let Some(it) = idle.pop() {
+            let may_be_used = now.is_none_or(|now| it.may_be_used(keeping, now));
+            let connection = it.connection;
+            if may_be_used && connection.sender.is_ready() {
                 connection.reuse.begins();
                 return Some(connection);
             }
@@ -61,9 +73,8 @@ impl Pool {
         }
     }
 
-    pub(super) fn sweep(&self, now: Instant) {
-        let is_young = |it: &Idle| now.saturating_duration_since(it.since) < IDLE_TIMEOUT;
-        self.idle.borrow_mut().retain(|it| !it.connection.sender.is_closed() && is_young(it));
+    pub(super) fn sweep(&self, keeping: Keeping, now: Instant) {
+        self.idle.borrow_mut().retain(|it| !it.connection.sender.is_closed() && it.may_be_used(keeping, now));
     }
 }
 
@@ -82,7 +93,7 @@ impl Http1Lease {
 pub(super) async fn send(upstream: &Rc<Upstream>, request: Request<RequestBody>) -> Result<Answer, SendError> {
     let mut request = origin_form(request).map_err(SendError::NotProcessed)?;
     loop {
-        let pooled = upstream.http1.take();
+        let pooled = upstream.http1.take(upstream.keeping.get());
         let reused = pooled.is_some();
         let mut connection = match pooled {
             Some(connection) => connection,
@@ -121,7 +132,7 @@ async fn open(upstream: &Rc<Upstream>) -> Result<Connection, connect::ConnectErr
         // How the connection ended is told to whoever has a request on it.
         let _ = connection.with_upgrades().await;
     });
-    Ok(Connection { sender, reuse })
+    Ok(Connection { sender, reuse, opened: Instant::now() })
 }
 
 /// HTTP/1.1 names the host in a header and only the path in the request line (RFC 9112, section 3.2.1).

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::interval;
 
 use super::connect::{self, ConnectError};
-use super::{Answer, Lease, SendError, Upstream};
+use super::{Answer, Keeping, Lease, SendError, Upstream};
 use crate::body::RequestBody;
 use crate::fault::{Fault, Reason};
 use crate::io::coalesce::Coalesced;
@@ -73,22 +73,26 @@ struct Connection {
     peer_limit: Rc<Cell<usize>>,
     /// Of the certificate that it was authenticated with; 0 without TLS.
     generation: u64,
+    opened: Instant,
 }
 
 impl Connection {
     /// Streams that may be under way: never more than the other side admits, behind which a request would wait without an end.
-    fn limit(&self) -> usize {
-        self.peer_limit.get().clamp(1, CROWDED)
+    fn limit(&self, keeping: Keeping) -> usize {
+        let most = keeping.streams.map_or(CROWDED, |streams| usize::try_from(streams).unwrap_or(usize::MAX).max(1));
+        self.peer_limit.get().clamp(1, most)
     }
 }
 
 impl Pool {
     /// The least crowded connection, if one has room.
-    fn pick(&self, generation: u64) -> Option<Rc<Connection>> {
+    fn pick(&self, generation: u64, keeping: Keeping) -> Option<Rc<Connection>> {
         let mut connections = self.connections.borrow_mut();
-        // Those authenticated with an earlier certificate finish what they carry and take nothing new.
-        connections.retain(|it| !it.sender.is_closed() && it.generation == generation);
-        let roomy = connections.iter().filter(|it| it.streams.get() < it.limit());
+        let now = keeping.connections.max_age.map(|_| Instant::now());
+        let is_old = |it: &Connection| now.is_some_and(|now| keeping.is_old(it.opened, now));
+        // Those authenticated with an earlier certificate finish what they carry and take nothing new; so do old ones.
+        connections.retain(|it| !it.sender.is_closed() && it.generation == generation && !is_old(it));
+        let roomy = connections.iter().filter(|it| it.streams.get() < it.limit(keeping));
         roomy.min_by_key(|it| it.streams.get()).cloned()
     }
 
@@ -96,10 +100,11 @@ impl Pool {
         self.connections.borrow().len() >= MAX_CONNECTIONS
     }
 
-    pub(super) fn sweep(&self, now: Instant) {
+    pub(super) fn sweep(&self, keeping: Keeping, now: Instant) {
+        let idle_timeout = keeping.connections.idle_timeout.unwrap_or(IDLE_TIMEOUT);
         self.connections.borrow_mut().retain(|it| {
-            let busy = it.streams.get() > 0 || now.saturating_duration_since(it.last_used.get()) < IDLE_TIMEOUT;
-            busy && !it.sender.is_closed()
+            let busy = it.streams.get() > 0 || now.saturating_duration_since(it.last_used.get()) < idle_timeout;
+            busy && !it.sender.is_closed() && !keeping.is_old(it.opened, now)
         });
     }
 }
@@ -156,8 +161,9 @@ async fn connection(upstream: &Rc<Upstream>) -> Result<Rc<Connection>, SendError
         Some(_) => upstream.shared.tls.load().as_ref().map_or(0, |tls| tls.generation),
         None => 0,
     };
+    let keeping = upstream.keeping.get();
     loop {
-        if let Some(connection) = upstream.http2.pick(generation) {
+        if let Some(connection) = upstream.http2.pick(generation, keeping) {
             return Ok(connection);
         }
         let running = upstream.http2.opening.borrow().clone();
@@ -168,7 +174,7 @@ async fn connection(upstream: &Rc<Upstream>) -> Result<Rc<Connection>, SendError
         let opening = running.unwrap_or_else(|| begin_opening(upstream));
         let opened = opening.await.map_err(|error| SendError::NotProcessed(error.fault(upstream)))?;
         // Those who waited with this request may have filled it.
-        if opened.streams.get() < opened.limit() {
+        if opened.streams.get() < opened.limit(keeping) {
             return Ok(opened);
         }
     }
@@ -193,18 +199,23 @@ fn begin_opening(upstream: &Rc<Upstream>) -> Opening {
 async fn open(upstream: &Rc<Upstream>) -> Result<Connection, ConnectError> {
     if upstream.identity.is_some() {
         let (stream, generation) = connect::mesh(upstream, weir_tls::alpn::HTTP2).await?;
-        let (connection, _) = handshake(Coalesced::new(stream), generation, CROWDED).await?;
+        let (connection, _) = handshake(Coalesced::new(stream), generation, CROWDED, upstream.keeping.get()).await?;
         return Ok(connection);
     }
     let stream = Coalesced::new(connect::tcp(upstream.address).await?);
-    let (connection, settled) = handshake(stream, 0, UNKNOWN_LIMIT).await?;
+    let (connection, settled) = handshake(stream, 0, UNKNOWN_LIMIT, upstream.keeping.get()).await?;
     // All that wait for this connection would be put on it at once, and those beyond its limit would wait there without an end.
     let _ = settled.await;
     Ok(connection)
 }
 
 /// A connection with `limit` until its other side says one. That, or that it does not in time, ends the receiver.
-async fn handshake<T>(stream: T, generation: u64, limit: usize) -> Result<(Connection, oneshot::Receiver<()>), ConnectError>
+async fn handshake<T>(
+    stream: T,
+    generation: u64,
+    limit: usize,
+    keeping: Keeping,
+) -> Result<(Connection, oneshot::Receiver<()>), ConnectError>
 where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
@@ -214,7 +225,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)
         .initial_max_send_streams(UNSAID)
-        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_interval(keeping.connections.keep_alive.unwrap_or(PING_INTERVAL))
         .keep_alive_timeout(PING_TIMEOUT)
         .handshake(TokioIo::new(stream))
         .await
@@ -240,6 +251,7 @@ where
         }
         ended
     }));
-    let connection = Connection { sender, streams: Cell::new(0), last_used: Cell::new(Instant::now()), peer_limit, generation };
+    let (streams, last_used) = (Cell::new(0), Cell::new(Instant::now()));
+    let connection = Connection { sender, streams, last_used, peer_limit, generation, opened: begun };
     Ok((connection, settled))
 }

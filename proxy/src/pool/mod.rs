@@ -8,7 +8,7 @@ mod connect;
 mod http1;
 mod http2;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use std::time::Instant;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use weir_core::names::Identity;
+use weir_core::policy::{BackendPolicy, Connections};
 
 pub(crate) use connect::TcpUpstream;
 pub(crate) use http1::Http1Lease;
@@ -43,10 +44,30 @@ pub(crate) struct Upstream {
     pub(crate) identity: Option<Arc<Identity>>,
     /// Whether this is the workload's own application, which is reached past its inbound side.
     pub(crate) own: bool,
+    keeping: Cell<Keeping>,
     shared: Arc<Shared>,
     tls: RefCell<connect::ClientTls>,
     http1: http1::Pool,
     http2: http2::Pool,
+}
+
+/// How a TrafficPolicy wants connections kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Keeping {
+    connections: Connections,
+    streams: Option<u32>,
+}
+
+impl Keeping {
+    /// As this policy says.
+    pub(crate) fn of(policy: &BackendPolicy) -> Self {
+        Self { connections: policy.connections, streams: policy.limits.streams }
+    }
+
+    /// Whether a connection that was opened then takes no more requests.
+    fn is_old(&self, opened: Instant, now: Instant) -> bool {
+        self.connections.max_age.is_some_and(|max| now.saturating_duration_since(opened) >= max)
+    }
 }
 
 /// Why there is no answer.
@@ -103,11 +124,17 @@ impl Upstream {
             address,
             identity: identity.filter(|_| !own),
             own,
+            keeping: Cell::default(),
             shared: Arc::clone(shared),
             tls: RefCell::default(),
             http1: http1::Pool::default(),
             http2: http2::Pool::default(),
         })
+    }
+
+    /// How its connections are to be kept from now on.
+    pub(crate) fn keep(&self, keeping: Keeping) {
+        self.keeping.set(keeping);
     }
 
     /// Sends a request and waits for the answer's head. The request's URI is absolute with scheme `http`. Cancelling resets the
@@ -125,8 +152,8 @@ impl Upstream {
 
     /// Closes connections that nothing has used for a while.
     pub(crate) fn sweep(&self, now: Instant) {
-        self.http1.sweep(now);
-        self.http2.sweep(now);
+        self.http1.sweep(self.keeping.get(), now);
+        self.http2.sweep(self.keeping.get(), now);
     }
 
     /// Names the endpoint in messages.

@@ -9,10 +9,10 @@ use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use weir_core::authz::MtlsMode;
-use weir_core::balance::{Algorithm, BalanceConfig, EjectionConfig};
+use weir_core::balance::{Algorithm, BalanceConfig, EjectionConfig, Judgement, Locality};
 use weir_core::budget::BudgetConfig;
 use weir_core::names::{BackendRef, Identity, Label, ObjectName, ServiceRef, TrustDomain};
-use weir_core::policy::{BackendPolicy, HashOn, Injection, RateKey, RateLimit};
+use weir_core::policy::{BackendPolicy, Connections, HashOn, Injection, Limits, RateKey, RateLimit};
 use weir_core::route::filter::cors::{Cors, Names};
 use weir_core::route::{
     Filter, HeaderChanges, HeaderMatch, HttpMatch, HttpRule, Mirror, PathChange, PathMatch, Pattern, QueryMatch, Redirect,
@@ -94,7 +94,7 @@ fn inbound() -> impl Strategy<Value = Inbound> {
     let port = (protocol(), option::of(backend_ref()), vec(rate_limit(), 0..3));
     let port = port.prop_map(|(protocol, service, rate_limits)| InboundPort { protocol, service, rate_limits });
     let mtls = prop_oneof![Just(MtlsMode::Permissive), Just(MtlsMode::Strict)];
-    (mtls, btree_map(1_u16.., port, 0..4)).prop_map(|(mtls, ports)| Inbound { mtls, ports })
+    (mtls, btree_map(1_u16.., port, 0..4), text()).prop_map(|(mtls, ports, zone)| Inbound { mtls, ports, zone })
 }
 
 fn milliseconds() -> impl Strategy<Value = Duration> {
@@ -105,22 +105,54 @@ fn backend_policy() -> impl Strategy<Value = BackendPolicy> {
     let algorithm =
         prop::sample::select(vec![Algorithm::PeakEwma, Algorithm::LeastRequest, Algorithm::RoundRobin, Algorithm::RingHash]);
     let hash_on = prop_oneof![Just(HashOn::Source), header_name().prop_map(HashOn::Header), text().prop_map(HashOn::Cookie),];
-    let ejection = (any::<u32>(), milliseconds(), milliseconds(), any::<u32>()).prop_map(
-        |(consecutive_failures, base, max, max_ejected_percent)| EjectionConfig {
+    let judgement = (milliseconds(), any::<u32>(), any::<u32>(), any::<u32>()).prop_map(
+        |(interval, min_requests, min_success_percent, max_latency_factor)| Judgement {
+            interval,
+            min_requests,
+            min_success_percent,
+            max_latency_factor,
+        },
+    );
+    let ejection = (any::<u32>(), milliseconds(), milliseconds(), any::<u32>(), judgement).prop_map(
+        |(consecutive_failures, base, max, max_ejected_percent, judgement)| EjectionConfig {
             consecutive_failures,
             base,
             max,
             max_ejected_percent,
+            judgement,
         },
     );
+    let locality = option::of((any::<u32>(), any::<u32>()))
+        .prop_map(|it| it.map(|(min_serving_percent, max_outstanding)| Locality { min_serving_percent, max_outstanding }));
     let budget = (any::<u32>(), any::<u32>(), milliseconds()).prop_map(|(percent, min_per_second, window)| BudgetConfig {
         percent,
         min_per_second,
         window,
     });
-    (algorithm, milliseconds(), ejection, hash_on, budget).prop_map(|(algorithm, slow_start, ejection, hash_on, budget)| {
-        let balance = BalanceConfig { algorithm, slow_start, ejection, ..BalanceConfig::default() };
-        BackendPolicy { balance, hash_on, budget }
+    let balance = (algorithm, milliseconds(), ejection, locality).prop_map(|(algorithm, slow_start, ejection, locality)| {
+        BalanceConfig { algorithm, slow_start, ejection, locality, ..BalanceConfig::default() }
+    });
+    (balance, hash_on, budget, limits(), connections()).prop_map(|(balance, hash_on, budget, limits, connections)| {
+        BackendPolicy { balance, hash_on, budget, limits, connections }
+    })
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let limit = || option::of(1_u32..);
+    (limit(), any::<u32>(), limit(), limit()).prop_map(|(requests, pending, connections, streams)| Limits {
+        requests,
+        pending,
+        connections,
+        streams,
+    })
+}
+
+fn connections() -> impl Strategy<Value = Connections> {
+    let length = || option::of((1_u32..).prop_map(|ms| Duration::from_millis(ms.into())));
+    (length(), length(), length()).prop_map(|(idle_timeout, max_age, keep_alive)| Connections {
+        idle_timeout,
+        max_age,
+        keep_alive,
     })
 }
 

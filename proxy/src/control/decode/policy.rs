@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use weir_core::balance::{Algorithm, BalanceConfig, EjectionConfig};
+use weir_core::balance::{Algorithm, BalanceConfig, EjectionConfig, Judgement, Locality};
 use weir_core::budget::BudgetConfig;
-use weir_core::policy::{BackendPolicy, HashOn, Injection, RateKey, RateLimit};
+use weir_core::policy::{BackendPolicy, Connections, HashOn, Injection, Limits, RateKey, RateLimit};
 use weir_core::route::HeaderMatch;
 use weir_proto::v1;
 
@@ -30,6 +30,7 @@ pub(super) fn backend(wire: &v1::BackendPolicy) -> Result<BackendPolicy, Invalid
         base: Duration::from_millis(it.base_ms),
         max: Duration::from_millis(it.max_ms),
         max_ejected_percent: it.max_ejected_percent,
+        judgement: it.judgement.as_ref().map(judgement).unwrap_or_default(),
     });
     let budget = wire.retry_budget.as_ref().map(|it| BudgetConfig {
         percent: it.percent,
@@ -37,8 +38,43 @@ pub(super) fn backend(wire: &v1::BackendPolicy) -> Result<BackendPolicy, Invalid
         window: Duration::from_millis(it.window_ms),
     });
     let slow_start = Duration::from_millis(wire.slow_start_ms);
-    let balance = BalanceConfig { algorithm, slow_start, ejection: ejection.unwrap_or_default(), ..BalanceConfig::default() };
-    Ok(BackendPolicy { balance, hash_on, budget: budget.unwrap_or_default() })
+    let locality = wire
+        .locality
+        .as_ref()
+        .map(|it| Locality { min_serving_percent: it.min_serving_percent, max_outstanding: it.max_outstanding });
+    let ejection = ejection.unwrap_or_default();
+    let balance = BalanceConfig { algorithm, slow_start, ejection, locality, ..BalanceConfig::default() };
+    let limits = wire.limits.as_ref().map(limits).unwrap_or_default();
+    let connections = wire.connections.as_ref().map(connections).unwrap_or_default();
+    Ok(BackendPolicy { balance, hash_on, budget: budget.unwrap_or_default(), limits, connections })
+}
+
+fn judgement(wire: &v1::Judgement) -> Judgement {
+    Judgement {
+        interval: Duration::from_millis(wire.interval_ms),
+        min_requests: wire.min_requests,
+        min_success_percent: wire.min_success_percent,
+        max_latency_factor: wire.max_latency_factor,
+    }
+}
+
+fn limits(wire: &v1::Limits) -> Limits {
+    let or_any = |number: u32| Some(number).filter(|number| *number > 0);
+    Limits {
+        requests: or_any(wire.requests),
+        pending: wire.pending,
+        connections: or_any(wire.connections),
+        streams: or_any(wire.streams),
+    }
+}
+
+fn connections(wire: &v1::Connections) -> Connections {
+    let or_usual = |ms: u64| Some(Duration::from_millis(ms)).filter(|length| !length.is_zero());
+    Connections {
+        idle_timeout: or_usual(wire.idle_timeout_ms),
+        max_age: or_usual(wire.max_age_ms),
+        keep_alive: or_usual(wire.keep_alive_ms),
+    }
 }
 
 /// A fault that somebody wants.

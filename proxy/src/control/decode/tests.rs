@@ -282,6 +282,7 @@ impl Chaos {
                 Some(Body::Address(v1::Address { address: self.text(), target }))
             }
             3 => Some(Body::Inbound(v1::Inbound {
+                zone: self.text(),
                 mtls: self.code(),
                 ports: self.list(|it| v1::InboundPort {
                     port: it.number(),
@@ -322,11 +323,29 @@ impl Chaos {
                 base_ms: it.0.u64(..),
                 max_ms: it.0.u64(..),
                 max_ejected_percent: it.number(),
+                judgement: it.some(|it| v1::Judgement {
+                    interval_ms: it.0.u64(..),
+                    min_requests: it.number(),
+                    min_success_percent: it.number(),
+                    max_latency_factor: it.number(),
+                }),
             }),
             retry_budget: self.some(|it| v1::RetryBudget {
                 percent: it.number(),
                 min_per_second: it.number(),
                 window_ms: it.0.u64(..),
+            }),
+            locality: self.some(|it| v1::Locality { min_serving_percent: it.number(), max_outstanding: it.number() }),
+            limits: self.some(|it| v1::Limits {
+                requests: it.number(),
+                pending: it.number(),
+                connections: it.number(),
+                streams: it.number(),
+            }),
+            connections: self.some(|it| v1::Connections {
+                idle_timeout_ms: it.0.u64(..),
+                max_age_ms: it.0.u64(..),
+                keep_alive_ms: it.0.u64(..),
             }),
         }
     }
