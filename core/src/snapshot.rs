@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::authz::MtlsMode;
 use crate::names::{BackendRef, Identity, ServiceRef, TrustDomain};
-use crate::policy::{BackendPolicy, Injection, RateLimit};
+use crate::policy::{AdaptiveConcurrency, BackendPolicy, Injection, RateLimit};
 use crate::route::{RouteTable, StreamTable};
 
 /// What is spoken on a port.
@@ -123,6 +123,8 @@ pub struct InboundPort {
     pub service: Option<BackendRef>,
     /// How many requests it takes.
     pub rate_limits: Vec<RateLimit>,
+    /// How many it takes at a time, where that is to be found out.
+    pub concurrency: Option<Arc<AdaptiveConcurrency>>,
 }
 
 /// The roots that peers' certificates must lead to.

@@ -17,6 +17,7 @@ use weir_core::balance::{FailureCause, Outcome};
 
 use crate::body::BodyError;
 use crate::cluster::Pick;
+use crate::inbound::gate::Passage;
 use crate::metrics::{ConnectionSeries, Labels, RequestSeries};
 use crate::pool::Lease;
 use crate::shared::Shared;
@@ -184,10 +185,19 @@ pub(crate) struct Exchange {
     status: StatusCode,
     grpc: bool,
     grpc_status: Option<u8>,
-    /// One of as many as may be under way to its backend, where that is limited. Boxed, because most requests have none and all
-    /// carry the room for it.
-    slot: Option<Box<Slot>>,
+    /// One of as many as may be under way, where that is limited. Boxed, because most requests have none and all carry the room
+    /// for it.
+    held: Option<Box<Held>>,
     _in_flight: InFlightGuard,
+}
+
+/// One of a number of requests that may be under way.
+pub(crate) enum Held {
+    /// To a backend.
+    #[expect(dead_code, reason = "it is held, and dropped in the end")]
+    Slot(Slot),
+    /// At a port of the workload.
+    Passage(Passage),
 }
 
 /// nginx's code for a client that went away before it was answered; never sent, only counted.
@@ -197,7 +207,7 @@ impl Exchange {
     /// A request has arrived.
     pub(crate) fn begin(started: Instant, grpc: bool, in_flight: InFlightGuard) -> Self {
         let status = StatusCode::from_u16(CLIENT_CLOSED).unwrap_or(StatusCode::BAD_REQUEST);
-        Self { started, series: None, status, grpc, grpc_status: None, slot: None, _in_flight: in_flight }
+        Self { started, series: None, status, grpc, grpc_status: None, held: None, _in_flight: in_flight }
     }
 
     /// Where it is counted. The last word wins: a retry may go to another backend.
@@ -205,9 +215,9 @@ impl Exchange {
         self.series = Some(series);
     }
 
-    /// It is one of those that may be under way to its backend, until it has ended.
-    pub(crate) fn holds(&mut self, slot: Option<Slot>) {
-        self.slot = slot.map(Box::new);
+    /// It is one of those that may be under way, until it has ended.
+    pub(crate) fn holds(&mut self, held: Held) {
+        self.held = Some(Box::new(held));
     }
 
     /// Where it is counted, so far.
@@ -223,6 +233,9 @@ impl Exchange {
     /// The answer's headers are there.
     pub(crate) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
         self.status = status;
+        if let Some(Held::Passage(passage)) = self.held.as_deref_mut() {
+            passage.answered(status);
+        }
         self.read_grpc_status(headers);
     }
 

@@ -38,6 +38,7 @@ pub(crate) struct Metrics {
     errors: IntCounterVec,
     connections: IntCounterVec,
     open_connections: IntGaugeVec,
+    concurrency_limit: IntGaugeVec,
     bytes: IntCounterVec,
     ejections: IntCounterVec,
     mirrored: IntCounterVec,
@@ -100,6 +101,11 @@ impl Metrics {
                 "Copies of requests: `answered` by the mirror, `failed`, or `dropped` because the mirror could not keep up.",
                 &["service", "namespace", "backend", "result"],
             )?,
+            concurrency_limit: made.gauges(
+                "weir_concurrency_limit",
+                "Requests that may be under way at a port of the workload, where that is found out (adaptive concurrency).",
+                &["port"],
+            )?,
             groups: Mutex::default(),
             config_age: made.gauge(
                 "weir_config_age_seconds",
@@ -138,6 +144,11 @@ impl Metrics {
     pub(crate) fn ejection(&self, backend: &BackendRef, cause: &str) {
         let service = &backend.service;
         self.ejections.with_label_values(&[service.name.as_str(), service.namespace.as_str(), &backend.to_string(), cause]).inc();
+    }
+
+    /// How many requests may be under way at a port.
+    pub(crate) fn concurrency_limit(&self, port: u16, limit: u32) {
+        self.concurrency_limit.with_label_values(&[&port.to_string()]).set(limit.into());
     }
 
     /// Counts a retry that the budget forbade.

@@ -15,6 +15,7 @@ use weir_core::names::Resolver;
 use weir_core::snapshot::{ResourceName, Snapshot};
 use weir_tls::{Credentials, Roots};
 
+use crate::inbound::gate::Gates;
 use crate::inbound::limits::Buckets;
 use crate::metrics::Metrics;
 use crate::probe::Prober;
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) prober: Prober,
     /// How far rate limits are used up.
     pub(crate) buckets: Buckets,
+    /// How many requests ports of the workload can serve at a time.
+    pub(crate) gates: Gates,
     /// How much is under way to backends that have a limit.
     pub(crate) slots: AllSlots,
     /// Questions to the workers, filled as they start.
@@ -75,6 +78,7 @@ impl Shared {
             redirected,
             prober,
             buckets: Buckets::default(),
+            gates: Gates::default(),
             slots: AllSlots::default(),
             workers: Mutex::default(),
             started: Instant::now(),

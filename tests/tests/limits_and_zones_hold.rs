@@ -239,3 +239,57 @@ async fn an_endpoint_that_fails_now_and_then_is_ejected_by_its_rate() {
     let seen = answered_by(&caller, 20).await;
     assert_eq!(seen, BTreeMap::from([("b".to_owned(), 20)]));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_has_enough_to_do_refuses_the_least_important_first() {
+    let mesh = Mesh::start().await;
+    let callers = (mesh.workload("batch").start(), mesh.workload("web").start(), mesh.workload("checkout").start());
+    let (batch, web, checkout, reviews) = tokio::join!(callers.0, callers.1, callers.2, mesh.backend("reviews"));
+    for caller in [&batch, &web, &checkout] {
+        mesh.reaches(caller, "http://reviews/").await;
+    }
+    apply(
+        &mesh,
+        "  adaptiveConcurrency:
+    min: 4
+    max: 4
+    priorities:
+    - {level: High, namespace: shop, serviceAccount: checkout}
+    - {level: Low, namespace: shop, serviceAccount: batch}",
+    );
+    until("the Pod's sidecar finds its bound out", async || {
+        checkout.client().try_get("http://reviews/").await?;
+        let limit = reviews.metrics().await.sum("weir_concurrency_limit", &[("port", "8080")]);
+        ensure(limit == 4.0, || format!("{limit}"))
+    })
+    .await;
+
+    // Of four at a time callers of low priority have room while fewer than two are under way, others three, and the highest four.
+    let mut held = Vec::new();
+    for (caller, refused, words) in [
+        (&batch, None, ""),
+        (&batch, None, ""),
+        (&checkout, Some(&batch), "2 requests are under way at port 8080, as many as keep it fast for callers of low priority"),
+        (&checkout, Some(&web), "3 requests are under way at port 8080, as many as keep it fast for callers of normal priority"),
+    ] {
+        if let Some(refused) = refused {
+            let error = refused.client().get("http://reviews/").await.made_by_mesh(503, "inbound");
+            assert_eq!(error.reason, "overloaded");
+            assert!(error.detail.contains(words) && error.detail.contains("TrafficPolicy shop/reviews"), "{}", error.detail);
+        }
+        let client = caller.client();
+        held.push(tokio::spawn(async move { client.get("http://reviews/hold").await }));
+        reviews.app().holds(held.len()).await;
+    }
+    let error = checkout.client().get("http://reviews/").await.made_by_mesh(503, "inbound");
+    assert!(
+        error.detail.starts_with("4 requests are under way at port 8080, as many as keep it fast (Traffic"),
+        "{}",
+        error.detail
+    );
+    reviews.app().release();
+    for request in held {
+        assert!(request.await.is_ok_and(|answer| answer.status == 200), "all were served");
+    }
+    mesh.reaches(&batch, "http://reviews/").await;
+}

@@ -11,7 +11,8 @@ use weir_core::authz::MtlsMode;
 use weir_core::balance::{Algorithm, EjectionConfig, Judgement};
 use weir_core::budget::BudgetConfig;
 use weir_core::names::{BackendRef, ServiceRef};
-use weir_core::policy::{BackendPolicy, Connections, HashOn, Injection, Limits, RateKey, RateLimit};
+use weir_core::policy::concurrency::{CallerPriority, Priority};
+use weir_core::policy::{AdaptiveConcurrency, BackendPolicy, Connections, HashOn, Injection, Limits, RateKey, RateLimit};
 use weir_core::route::filter::cors::{Cors, Names};
 use weir_core::route::{
     Filter, HeaderChanges, HttpMatch, HttpRule, Mirror, PathChange, PathMatch, Redirect, RetryPolicy, Rewrite, RouteKind,
@@ -355,6 +356,25 @@ fn injection(it: &Injection) -> v1::Injection {
     }
 }
 
+fn concurrency(it: &AdaptiveConcurrency) -> v1::AdaptiveConcurrency {
+    let priority = |it: &CallerPriority| {
+        let priority = match it.priority {
+            Priority::Normal => v1::Priority::Normal,
+            Priority::Low => v1::Priority::Low,
+            Priority::High => v1::Priority::High,
+        };
+        let service_account = it.service_account.as_ref().map(ToString::to_string).unwrap_or_default();
+        v1::CallerPriority { namespace: it.namespace.to_string(), service_account, priority: priority.into() }
+    };
+    v1::AdaptiveConcurrency {
+        policy: it.policy.to_string(),
+        min: it.min,
+        max: it.max,
+        tolerance_percent: it.tolerance_percent,
+        priorities: it.priorities.iter().map(priority).collect(),
+    }
+}
+
 fn rate_limit(it: &RateLimit) -> v1::RateLimit {
     let key = match it.key {
         RateKey::Caller => v1::RateKey::Caller,
@@ -398,6 +418,7 @@ fn inbound(it: &Inbound) -> v1::Inbound {
         protocol: protocol(it.protocol).into(),
         service: it.service.as_ref().map(backend_name),
         rate_limits: it.rate_limits.iter().map(rate_limit).collect(),
+        concurrency: it.concurrency.as_deref().map(concurrency),
     });
     v1::Inbound { mtls: mtls.into(), ports: ports.collect(), zone: it.zone.to_string() }
 }

@@ -91,7 +91,7 @@ fn add(index: &Index, slice: &EndpointSlice, opaque: Option<&PortSet>, ports: &m
             let by_number = (server_first(port.port) || server_first(target.port)).then_some(Protocol::Opaque);
             let protocol = behind(said(index, service, port).or(by_number), target.port, opaque);
             let backend = BackendRef { service: service.name.clone(), port: port.port };
-            let new = || InboundPort { protocol, service: Some(backend.clone()), rate_limits: Vec::new() };
+            let new = || InboundPort { protocol, service: Some(backend.clone()), ..InboundPort::default() };
             let entry = ports.entry(target.port).or_insert_with(new);
             entry.protocol = both(entry.protocol, protocol);
             // Of every Service that leads here: whoever calls by one of them has passed the others' limits too.
@@ -100,6 +100,11 @@ fn add(index: &Index, slice: &EndpointSlice, opaque: Option<&PortSet>, ports: &m
                 if !entry.rate_limits.contains(limit) {
                     entry.rate_limits.push(limit.clone());
                 }
+            }
+            // There is one bound of what is under way at the port: of several that say how it is found the first by name counts.
+            let found = in_force(index, &service.name, port).and_then(|policy| policy.concurrency.as_ref());
+            if let Some(found) = found.filter(|it| entry.concurrency.as_ref().is_none_or(|has| it.policy < has.policy)) {
+                entry.concurrency = Some(Arc::clone(found));
             }
             // Of several Services that lead here the first by name gives the labels.
             if entry.service.as_ref().is_none_or(|current| backend < *current) {

@@ -1,8 +1,10 @@
 //! What a TrafficPolicy says: how requests to a service port are spread, bounded, and disturbed on purpose.
 //!
 //! [`BackendPolicy`] is for the callers' sidecars and comes with a port's endpoints, so that it holds whichever route leads there.
-//! [`Injection`] is for them too, and comes with the port that was called. [`RateLimit`] is for the workload's own sidecar.
+//! [`Injection`] is for them too, and comes with the port that was called. [`RateLimit`] and
+//! [`AdaptiveConcurrency`] are for the workload's own sidecar.
 
+pub mod concurrency;
 pub mod hash;
 pub mod injection;
 pub mod rate;
@@ -14,6 +16,7 @@ use http::{HeaderMap, HeaderName, header};
 
 use crate::balance::BalanceConfig;
 use crate::budget::BudgetConfig;
+pub use concurrency::AdaptiveConcurrency;
 pub use injection::Injection;
 pub use rate::{RateKey, RateLimit};
 

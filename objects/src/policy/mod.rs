@@ -9,7 +9,7 @@ mod spec;
 use std::sync::Arc;
 
 use weir_core::names::ServiceRef;
-use weir_core::policy::{BackendPolicy, Injection, RateLimit};
+use weir_core::policy::{AdaptiveConcurrency, BackendPolicy, Injection, RateLimit};
 
 use crate::{FieldPath, Kind, NamespacedName, ObjectKey};
 
@@ -32,6 +32,8 @@ pub struct TrafficPolicy {
     pub says_locality: bool,
     /// How many requests the workloads take.
     pub rate_limits: Vec<RateLimit>,
+    /// How the workloads find out how many they can serve at a time.
+    pub concurrency: Option<Arc<AdaptiveConcurrency>>,
     /// The faults that callers meet.
     pub injections: Vec<Injection>,
 }

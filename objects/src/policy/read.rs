@@ -8,8 +8,9 @@ use http::{HeaderName, StatusCode};
 use serde_json::Value;
 use weir_core::balance::{Algorithm, BalanceConfig, EjectionConfig, Judgement, Locality};
 use weir_core::budget::BudgetConfig;
-use weir_core::names::{Label, ServiceRef};
-use weir_core::policy::{BackendPolicy, Connections, HashOn, Injection, Limits, RateKey, RateLimit};
+use weir_core::names::{Label, ObjectName, ServiceRef};
+use weir_core::policy::concurrency::{CallerPriority, Priority};
+use weir_core::policy::{AdaptiveConcurrency, BackendPolicy, Connections, HashOn, Injection, Limits, RateKey, RateLimit};
 use weir_core::route::Share;
 
 use super::spec::{self, Spec, TrafficPolicyObject};
@@ -24,6 +25,7 @@ use crate::{Object, Read};
 const MAX_TARGETS: usize = 16;
 const MAX_LIMITS: usize = 8;
 const MAX_FAULTS: usize = 16;
+const MAX_PRIORITIES: usize = 64;
 /// Nothing here is meant to take longer.
 const MAX_TIME: Duration = Duration::from_secs(24 * 3600);
 
@@ -33,9 +35,8 @@ pub(crate) fn policy(value: &Value) -> Read {
     let created_seconds = created(&raw.metadata, &mut reader);
     let Some(key) = reader.key(&raw.metadata) else { return reader.finish(None) };
     let field = FieldPath::of(&["spec"]);
-    let Spec { target_refs, load_balancing, ejection, locality, limits, connections, retry_budget, rate_limits, faults } =
-        &raw.spec;
-    let targets = targets(target_refs, &key.namespace, &field.key("targetRefs"), &mut reader);
+    let Spec { load_balancing, ejection, locality, limits, connections, retry_budget, rate_limits, faults, .. } = &raw.spec;
+    let targets = targets(&raw.spec.target_refs, &key.namespace, &field.key("targetRefs"), &mut reader);
     let (algorithm, hash_on, slow_start) = balancing(load_balancing, &field.key("loadBalancing"), &mut reader);
     let ejection = self::ejection(ejection, &field.key("ejection"), &mut reader);
     let says_locality = locality.is_some();
@@ -46,10 +47,22 @@ pub(crate) fn policy(value: &Value) -> Read {
     let budget = budget(retry_budget, &field.key("retryBudget"), &mut reader);
     let name: Arc<str> = key.to_string().into();
     let rate_limits = self::rate_limits(rate_limits, &name, &field.key("rateLimits"), &mut reader);
+    let concurrency = raw.spec.adaptive_concurrency.as_ref();
+    let concurrency = concurrency.map(|raw| concurrency_of(raw, &name, &field.key("adaptiveConcurrency"), &mut reader));
     let injections = injections(faults, &field.key("faults"), &mut reader);
     let backend = BackendPolicy { balance, hash_on, budget, limits, connections };
     let generation = raw.metadata.generation.unwrap_or(0);
-    let policy = TrafficPolicy { key, created_seconds, generation, targets, backend, says_locality, rate_limits, injections };
+    let policy = TrafficPolicy {
+        key,
+        created_seconds,
+        generation,
+        targets,
+        backend,
+        says_locality,
+        rate_limits,
+        concurrency: concurrency.map(Arc::new),
+        injections,
+    };
     reader.finish(Some(Object::TrafficPolicy(Arc::new(policy))))
 }
 
@@ -284,6 +297,43 @@ fn rate_limits(raw: &[spec::RateLimit], policy: &Arc<str>, field: &FieldPath, re
         RateLimit { policy: Arc::clone(policy), requests, per, burst, key }
     });
     limits.collect()
+}
+
+fn concurrency_of(
+    raw: &spec::AdaptiveConcurrency,
+    policy: &Arc<str>,
+    field: &FieldPath,
+    reader: &mut Reader,
+) -> AdaptiveConcurrency {
+    let min = number(raw.min, 10, 1..=1_000_000, field.key("min"), reader);
+    let max = number(raw.max, 1000.max(min), 1..=1_000_000, field.key("max"), reader);
+    if max < min {
+        reader.refuse(field.key("max"), format!("is less than min, which is {min}"));
+    }
+    let field_of_priorities = field.key("priorities");
+    bounded(raw.priorities.len(), MAX_PRIORITIES, &field_of_priorities, reader);
+    let mut priorities = Vec::with_capacity(raw.priorities.len());
+    for (index, it) in raw.priorities.iter().enumerate() {
+        let field = field_of_priorities.index(index);
+        let priority = match it.level.as_deref() {
+            Some("High") => Priority::High,
+            Some("Normal") => Priority::Normal,
+            Some("Low") => Priority::Low,
+            other => {
+                let found = excerpt(other.unwrap_or_default()).to_string();
+                reader.refuse(field.key("level"), format!("expected High, Normal or Low, found `{found}`"));
+                Priority::Normal
+            }
+        };
+        let namespace = reader.parse::<Label>(field.key("namespace"), &it.namespace);
+        let account = it.service_account.as_deref();
+        let account = account.map(|name| reader.parse::<ObjectName>(field.key("serviceAccount"), name));
+        if let (Some(namespace), None | Some(Some(_))) = (namespace, &account) {
+            priorities.push(CallerPriority { namespace, service_account: account.flatten(), priority });
+        }
+    }
+    let tolerance_percent = number(raw.tolerance_percent, 200, 110..=1000, field.key("tolerancePercent"), reader);
+    AdaptiveConcurrency { policy: Arc::clone(policy), min, max, tolerance_percent, priorities }
 }
 
 fn injections(raw: &[spec::Fault], field: &FieldPath, reader: &mut Reader) -> Vec<Injection> {

@@ -22,6 +22,7 @@ pub(super) struct Spec {
     pub(super) connections: Connections,
     pub(super) retry_budget: RetryBudget,
     pub(super) rate_limits: Vec<RateLimit>,
+    pub(super) adaptive_concurrency: Option<AdaptiveConcurrency>,
     pub(super) faults: Vec<Fault>,
 }
 
@@ -112,6 +113,23 @@ pub(super) struct RateLimit {
     pub(super) per: Option<String>,
     pub(super) burst: Option<i64>,
     pub(super) by: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields, expecting = "a mapping (adaptiveConcurrency)")]
+pub(super) struct AdaptiveConcurrency {
+    pub(super) min: Option<i64>,
+    pub(super) max: Option<i64>,
+    pub(super) tolerance_percent: Option<i64>,
+    pub(super) priorities: Vec<CallerPriority>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields, expecting = "a mapping (a priority)")]
+pub(super) struct CallerPriority {
+    pub(super) level: Option<String>,
+    pub(super) namespace: String,
+    pub(super) service_account: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use weir_core::balance::{Algorithm, Judgement, Locality};
+use weir_core::policy::concurrency::Priority;
 use weir_core::policy::{Connections, HashOn, Limits, RateKey};
 
 use super::TrafficPolicy;
@@ -56,6 +57,9 @@ fn everything_that_is_written_counts() {
         "connections": {"idleTimeout": "30s", "maxAge": "1h", "keepAlive": "5s"},
         "retryBudget": {"percent": 50, "interval": "30s", "minRetryRate": {"count": 30, "interval": "10s"}},
         "rateLimits": [{"requests": 100, "per": "1m"}, {"requests": 5, "burst": 20, "by": "All"}],
+        "adaptiveConcurrency": {"min": 5, "max": 50, "tolerancePercent": 150, "priorities": [
+            {"level": "High", "namespace": "shop", "serviceAccount": "checkout"}, {"level": "Low", "namespace": "batch"},
+        ]},
         "faults": [{"percent": 10, "delay": "2s", "abort": {"status": 418}, "headers": [{"name": "x-test", "value": "1"}]}],
     }));
     assert_eq!(policy.targets[0].section.as_deref(), Some("http"));
@@ -80,6 +84,11 @@ fn everything_that_is_written_counts() {
     assert_eq!((by_caller.requests, by_caller.burst, by_caller.key), (100, 100, RateKey::Caller));
     assert_eq!(by_caller.per, Duration::from_secs(60));
     assert_eq!((of_all.requests, of_all.burst, of_all.key), (5, 20, RateKey::All));
+    let found = policy.concurrency.as_ref().unwrap();
+    assert_eq!((found.min, found.max, found.tolerance_percent, &*found.policy), (5, 50, 150, "shop/p"));
+    let priorities: Vec<_> = found.priorities.iter().map(|it| (it.namespace.as_str(), it.priority)).collect();
+    assert_eq!(priorities, [("shop", Priority::High), ("batch", Priority::Low)]);
+    assert_eq!(found.priorities[0].service_account.as_ref().map(|it| it.as_str()), Some("checkout"));
     let [fault] = policy.injections.as_slice() else { panic!("{:?}", policy.injections) };
     assert_eq!(
         (fault.share.numerator(), fault.delay, fault.abort.map(|it| it.as_u16())),
@@ -126,6 +135,13 @@ fn mistakes_are_named_with_what_is_expected() {
         (json!({"retryBudget": {"interval": "10ms"}}), "from 1s to 1h"),
         (json!({"rateLimits": [{"per": "1s"}]}), "spec.rateLimits[0].requests: is missing"),
         (json!({"rateLimits": [{"requests": 1, "by": "Ip"}]}), "expected Caller or All"),
+        (json!({"adaptiveConcurrency": {"min": 10, "max": 5}}), "spec.adaptiveConcurrency.max: is less than min"),
+        (json!({"adaptiveConcurrency": {"tolerancePercent": 100}}), "from 110 to 1000"),
+        (
+            json!({"adaptiveConcurrency": {"priorities": [{"namespace": "a"}]}}),
+            "priorities[0].level: expected High, Normal or Low",
+        ),
+        (json!({"adaptiveConcurrency": {"priorities": [{"level": "Low"}]}}), "spec.adaptiveConcurrency.priorities[0].namespace"),
         (json!({"faults": [{"percent": 5}]}), "spec.faults[0]: does nothing"),
         (json!({"faults": [{"abort": {"status": 99}}]}), "expected a number from 200 to 599"),
         (json!({"faults": [{"delay": "1s", "headers": [{"name": "a b", "value": ""}]}]}), "spec.faults[0].headers[0].name"),

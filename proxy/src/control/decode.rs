@@ -249,7 +249,10 @@ fn inbound(wire: &v1::Inbound) -> Result<Inbound, Invalid> {
 fn inbound_port(wire: &v1::InboundPort) -> Result<(u16, InboundPort), Invalid> {
     let service = wire.service.as_ref().map(|it| backend_name(it).map_err(|e| e.under("service"))).transpose()?;
     let rate_limits = each("rate_limits", &wire.rate_limits, policy::rate_limit)?;
-    Ok((port("port", wire.port)?, InboundPort { protocol: protocol(wire.protocol)?, service, rate_limits }))
+    let concurrency =
+        wire.concurrency.as_ref().map(|it| policy::concurrency(it).map_err(|e| e.under("concurrency"))).transpose()?;
+    let concurrency = concurrency.map(Arc::new);
+    Ok((port("port", wire.port)?, InboundPort { protocol: protocol(wire.protocol)?, service, rate_limits, concurrency }))
 }
 
 fn protocol(wire: i32) -> Result<Protocol, Invalid> {

@@ -1,4 +1,4 @@
-//! Rate limits of the workload's own ports, as TrafficPolicies say.
+//! Limits of the workload's own ports, as TrafficPolicies say: how many requests in a time, and how many at a time.
 //!
 //! All workers share the buckets: a limit is the workload's, not a worker's. A connection looks its buckets up once for each
 //! configuration; then a request costs one atomic number for each limit, and where there is none nothing.
@@ -9,10 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use weir_core::clock::Moment;
 use weir_core::names::Identity;
+use weir_core::policy::concurrency::Priority;
 use weir_core::policy::rate::Bucket;
 use weir_core::policy::{RateKey, RateLimit};
 use weir_core::snapshot::Inbound;
 
+use super::gate::{Gate, Passage};
 use crate::fault::Fault;
 use crate::shared::Shared;
 
@@ -60,6 +62,8 @@ struct Known {
     /// As of this configuration.
     of: Arc<Inbound>,
     buckets: Vec<(RateLimit, Arc<Bucket>)>,
+    /// What finds out how many requests the port can serve, and how important those of this connection are.
+    gate: Option<(Arc<Gate>, Priority)>,
 }
 
 /// The limits that hold for one connection.
@@ -69,17 +73,21 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Takes a request of `peer` on `port`.
+    /// Takes a request of `peer` on `port`. Where it is to be found out how many the port can serve, it is one of them until what
+    /// this answers with is dropped.
     ///
     /// # Errors
     ///
-    /// A limit that is used up, and until when.
-    pub(crate) fn take(&self, shared: &Shared, port: u16, peer: Option<&Arc<Identity>>) -> Result<(), Fault> {
+    /// A limit that is used up, and until when; or the port has enough to do.
+    pub(crate) fn take(&self, shared: &Arc<Shared>, port: u16, peer: Option<&Arc<Identity>>) -> Result<Option<Passage>, Fault> {
         let snapshot = shared.snapshot.load();
         let inbound = snapshot.inbound();
-        let limits = inbound.ports.get(&port).map(|it| it.rate_limits.as_slice()).unwrap_or_default();
-        if limits.is_empty() {
-            return Ok(());
+        let (limits, concurrency) = match inbound.ports.get(&port) {
+            Some(port) => (port.rate_limits.as_slice(), port.concurrency.as_ref()),
+            None => (&[][..], None),
+        };
+        if limits.is_empty() && concurrency.is_none() {
+            return Ok(None);
         }
         let now = shared.now();
         let mut known = self.known.borrow_mut();
@@ -87,7 +95,12 @@ impl Limits {
             Some(current) if Arc::ptr_eq(&current.of, inbound) => current,
             other => {
                 let buckets = limits.iter().map(|limit| (limit.clone(), shared.buckets.find(port, limit, peer, now)));
-                other.insert(Known { of: Arc::clone(inbound), buckets: buckets.collect() })
+                let buckets = buckets.collect();
+                let gate = concurrency.map(|config| {
+                    let priority = config.priority(peer.map(AsRef::as_ref));
+                    (shared.gates.of(port, config, now), priority)
+                });
+                other.insert(Known { of: Arc::clone(inbound), buckets, gate })
             }
         };
         for (limit, bucket) in &current.buckets {
@@ -95,7 +108,7 @@ impl Limits {
                 return Err(refused(limit, peer, wait));
             }
         }
-        Ok(())
+        current.gate.as_ref().map(|(gate, priority)| gate.enter(shared, *priority)).transpose()
     }
 }
 

@@ -3,6 +3,7 @@
 //! A connection of another sidecar begins with a TLS ClientHello that offers the mesh's protocols. Anything else is an ordinary
 //! client, plaintext or with TLS of its own, and policy says whether it may pass.
 
+pub(crate) mod gate;
 pub(crate) mod limits;
 mod request;
 mod upgrade;

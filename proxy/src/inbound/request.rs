@@ -13,7 +13,7 @@ use weir_core::snapshot::Protocol;
 
 use super::{Caller, upgrade};
 use crate::body::{Body, ReplayBody, RequestBody};
-use crate::exchange::{Exchange, LabelsRef, Series, Tracked};
+use crate::exchange::{Exchange, Held, LabelsRef, Series, Tracked};
 use crate::fault::{Fault, Hop, Reason, WEIR_ERROR, is_grpc};
 use crate::http::{WEIR_CLIENT_ID, named_host, strip_hop_by_hop, upgrade_token};
 use crate::metrics::Labels;
@@ -78,12 +78,14 @@ async fn admit(caller: &Caller, request: Request<Incoming>, exchange: &mut Optio
         return Err(Fault::new(Reason::Overloaded, detail));
     }
     let permit = caller.authorize()?;
-    caller.limits.take(&caller.worker.shared, caller.port.number, caller.peer.as_ref())?;
+    let passage = caller.limits.take(&caller.worker.shared, caller.port.number, caller.peer.as_ref())?;
     let (mut parts, body) = request.into_parts();
     let from_http1 = is_from_http1(caller, &parts);
     let upgraded = upgrade::asked(&mut parts, upgrade_token);
     clean(caller, &mut parts)?;
     if let Some(asked) = upgraded {
+        // What it turns into may be open for hours, and is no request that is under way.
+        drop(passage);
         return upgrade::run(caller, permit, parts, asked?, exchange).await;
     }
     if parts.method == Method::CONNECT {
@@ -96,6 +98,9 @@ async fn admit(caller: &Caller, request: Request<Incoming>, exchange: &mut Optio
         Protocol::Detect | Protocol::Http | Protocol::Tls | Protocol::Opaque if from_http1 => Wire::Http1,
         Protocol::Detect | Protocol::Http | Protocol::Tls | Protocol::Opaque => Wire::Http2,
     };
+    if let (Some(exchange), Some(passage)) = (exchange.as_mut(), passage) {
+        exchange.holds(Held::Passage(passage));
+    }
     forward(caller, permit, parts, body, wire, exchange).await
 }
 

@@ -16,7 +16,7 @@ use super::request::{Route, To, attempt_series};
 use super::upgrade::{self, Upgrade};
 use crate::body::{Body, ReplayBody, RequestBody};
 use crate::cluster::Pick;
-use crate::exchange::{Exchange, Tracked};
+use crate::exchange::{Exchange, Held, Tracked};
 use crate::fault::{Fault, Hop, Reason, WEIR_ERROR};
 use crate::http::{WEIR_CLIENT_ID, strip_hop_by_hop};
 use crate::pool::{Answer, PROTO_HTTP1, SendError, Upstream, WEIR_PROTO, Wire};
@@ -132,8 +132,8 @@ impl Attempts<'_> {
                 waited.map_err(|_| Fault::new(Reason::RequestTimeout, slots.waited_in_vain()))??
             }
         };
-        if let Some(exchange) = exchange {
-            exchange.holds(slot);
+        if let (Some(exchange), Some(slot)) = (exchange, slot) {
+            exchange.holds(Held::Slot(slot));
         }
         Ok(())
     }

@@ -12,7 +12,8 @@ use weir_core::authz::MtlsMode;
 use weir_core::balance::{Algorithm, BalanceConfig, EjectionConfig, Judgement, Locality};
 use weir_core::budget::BudgetConfig;
 use weir_core::names::{BackendRef, Identity, Label, ObjectName, ServiceRef, TrustDomain};
-use weir_core::policy::{BackendPolicy, Connections, HashOn, Injection, Limits, RateKey, RateLimit};
+use weir_core::policy::concurrency::{CallerPriority, Priority};
+use weir_core::policy::{AdaptiveConcurrency, BackendPolicy, Connections, HashOn, Injection, Limits, RateKey, RateLimit};
 use weir_core::route::filter::cors::{Cors, Names};
 use weir_core::route::{
     Filter, HeaderChanges, HeaderMatch, HttpMatch, HttpRule, Mirror, PathChange, PathMatch, Pattern, QueryMatch, Redirect,
@@ -91,8 +92,14 @@ fn target() -> impl Strategy<Value = AddressTarget> {
 }
 
 fn inbound() -> impl Strategy<Value = Inbound> {
-    let port = (protocol(), option::of(backend_ref()), vec(rate_limit(), 0..3));
-    let port = port.prop_map(|(protocol, service, rate_limits)| InboundPort { protocol, service, rate_limits });
+    let concurrency = option::of(concurrency().prop_map(Arc::new));
+    let port = (protocol(), option::of(backend_ref()), vec(rate_limit(), 0..3), concurrency);
+    let port = port.prop_map(|(protocol, service, rate_limits, concurrency)| InboundPort {
+        protocol,
+        service,
+        rate_limits,
+        concurrency,
+    });
     let mtls = prop_oneof![Just(MtlsMode::Permissive), Just(MtlsMode::Strict)];
     (mtls, btree_map(1_u16.., port, 0..4), text()).prop_map(|(mtls, ports, zone)| Inbound { mtls, ports, zone })
 }
@@ -163,6 +170,23 @@ fn injection() -> impl Strategy<Value = Injection> {
         headers,
         delay,
         abort,
+    })
+}
+
+fn concurrency() -> impl Strategy<Value = AdaptiveConcurrency> {
+    let level = prop::sample::select(vec![Priority::Low, Priority::Normal, Priority::High]);
+    let priority = (identity(), any::<bool>(), level).prop_map(|(who, whole, priority)| CallerPriority {
+        namespace: who.namespace,
+        service_account: (!whole).then_some(who.service_account),
+        priority,
+    });
+    let bounds = (1_u32..1_000_000, 0_u32..1_000_000, any::<u32>());
+    (text(), bounds, vec(priority, 0..3)).prop_map(|(policy, (min, more, tolerance_percent), priorities)| AdaptiveConcurrency {
+        policy,
+        min,
+        max: min + more,
+        tolerance_percent,
+        priorities,
     })
 }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use weir_core::balance::{Algorithm, BalanceConfig, EjectionConfig, Judgement, Locality};
 use weir_core::budget::BudgetConfig;
-use weir_core::policy::{BackendPolicy, Connections, HashOn, Injection, Limits, RateKey, RateLimit};
+use weir_core::policy::concurrency::{CallerPriority, Priority};
+use weir_core::policy::{AdaptiveConcurrency, BackendPolicy, Connections, HashOn, Injection, Limits, RateKey, RateLimit};
 use weir_core::route::HeaderMatch;
 use weir_proto::v1;
 
@@ -88,6 +89,30 @@ pub(super) fn injection(wire: &v1::Injection) -> Result<Injection, Invalid> {
     };
     let share = share(wire.numerator, wire.denominator)?;
     Ok(Injection { share, headers, delay: Duration::from_millis(wire.delay_ms), abort })
+}
+
+/// How the bound of a port is found.
+pub(super) fn concurrency(wire: &v1::AdaptiveConcurrency) -> Result<AdaptiveConcurrency, Invalid> {
+    let priorities = each("priorities", &wire.priorities, |it| {
+        let priority = match v1::Priority::try_from(it.priority) {
+            Ok(v1::Priority::Normal) => Priority::Normal,
+            Ok(v1::Priority::Low) => Priority::Low,
+            Ok(v1::Priority::High) => Priority::High,
+            Err(_) => return Err(unknown("priority", "a priority", it.priority)),
+        };
+        let namespace = it.namespace.parse().map_err(|error| Invalid::new("namespace", format!("{error}")))?;
+        let service_account = match it.service_account.as_str() {
+            "" => None,
+            name => Some(name.parse().map_err(|error| Invalid::new("service_account", format!("{error}")))?),
+        };
+        Ok(CallerPriority { namespace, service_account, priority })
+    })?;
+    if wire.min == 0 || wire.max < wire.min {
+        let message = format!("{} to {} would let nothing through, or is no range", wire.min, wire.max);
+        return Err(Invalid::new("min", message));
+    }
+    let (policy, tolerance_percent) = (wire.policy.as_str().into(), wire.tolerance_percent);
+    Ok(AdaptiveConcurrency { policy, min: wire.min, max: wire.max, tolerance_percent, priorities })
 }
 
 /// How many requests a port takes.

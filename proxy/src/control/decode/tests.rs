@@ -295,6 +295,17 @@ impl Chaos {
                         burst: it.number(),
                         key: it.code(),
                     }),
+                    concurrency: it.some(|it| v1::AdaptiveConcurrency {
+                        policy: it.text(),
+                        min: it.number(),
+                        max: it.number(),
+                        tolerance_percent: it.number(),
+                        priorities: it.list(|it| v1::CallerPriority {
+                            namespace: it.text(),
+                            service_account: it.text(),
+                            priority: it.code(),
+                        }),
+                    }),
                 }),
             })),
             4 => Some(Body::Trust(v1::TrustBundle {
