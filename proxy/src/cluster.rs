@@ -10,7 +10,7 @@ use http::HeaderMap;
 use weir_core::balance::{Algorithm, BalanceConfig, Balancer, FailureCause, Outcome, Preference, Ticket};
 use weir_core::budget::{BudgetConfig, RetryBudget};
 use weir_core::names::BackendRef;
-use weir_core::policy::{BackendPolicy, hash};
+use weir_core::policy::{BackendPolicy, Hedging, hash};
 use weir_core::snapshot::{Endpoint, Endpoints, Protocol};
 
 use crate::exchange::SeriesCache;
@@ -113,6 +113,11 @@ impl Cluster {
     /// Where requests and connections are counted that are under way. `None`: any number may be.
     pub(crate) fn slots(&self) -> Option<Arc<Slots>> {
         self.slots.borrow().clone()
+    }
+
+    /// Whether and when a second attempt joins one that takes long.
+    pub(crate) fn hedging(&self) -> Option<Hedging> {
+        self.policy.borrow().hedging
     }
 
     /// Which endpoint a request would like by the policy: the one that the ring names, if there is a ring.

@@ -35,6 +35,7 @@ pub(crate) struct Metrics {
     durations: HistogramVec,
     retries: IntCounterVec,
     budget_exhausted: IntCounterVec,
+    hedges: IntCounterVec,
     errors: IntCounterVec,
     connections: IntCounterVec,
     open_connections: IntGaugeVec,
@@ -78,6 +79,11 @@ impl Metrics {
                 "weir_http_retries_over_budget_total",
                 "Retries that were not made because the budget was spent.",
                 &["service", "namespace", "backend"],
+            )?,
+            hedges: made.counters(
+                "weir_http_hedges_total",
+                "Second attempts beside a first one that took long: `won` when they were answered first, else `lost`.",
+                &["service", "namespace", "backend", "result"],
             )?,
             errors: made.counters(
                 "weir_mesh_errors_total",
@@ -155,6 +161,13 @@ impl Metrics {
     pub(crate) fn over_budget(&self, backend: &BackendRef) {
         let service = &backend.service;
         self.budget_exhausted.with_label_values(&[service.name.as_str(), service.namespace.as_str(), &backend.to_string()]).inc();
+    }
+
+    /// Counts a second attempt beside a first one.
+    pub(crate) fn hedged(&self, backend: &BackendRef, won: bool) {
+        let (service, result) = (&backend.service, if won { "won" } else { "lost" });
+        let labels = [service.name.as_str(), service.namespace.as_str(), &backend.to_string(), result];
+        self.hedges.with_label_values(&labels).inc();
     }
 
     /// The counters of requests that are mirrored to a backend. Slow; keep what it returns.

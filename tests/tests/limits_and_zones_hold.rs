@@ -293,3 +293,51 @@ async fn a_pod_that_has_enough_to_do_refuses_the_least_important_first() {
     }
     mesh.reaches(&batch, "http://reviews/").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_only_reads_does_not_wait_for_a_slow_endpoint() {
+    let mesh = Mesh::start().await;
+    let start = mesh.workload("caller").one_worker().start();
+    let (caller, a, b) = tokio::join!(start, mesh.backend("a"), mesh.backend("b"));
+    mesh.service("reviews").backed_by([&a, &b]).apply();
+    mesh.route("reviews", "- {backendRefs: [{name: reviews, port: 80}], timeouts: {request: 500ms}}");
+    apply(
+        &mesh,
+        "  loadBalancing: {type: RoundRobin}
+  ejection: {consecutiveFailures: 0}
+  hedging: {after: 20ms}
+  retryBudget: {percent: 100, minRetryRate: {count: 100}}",
+    );
+    mesh.reaches(&caller, "http://reviews/").await;
+    keeps_to(&caller, "/hedging/afterSeconds", &0.02.into()).await;
+    mesh.reaches(&caller, "http://reviews/").await;
+    a.app().fail_next(10_000, Fault::Silence);
+    for _ in 0..10 {
+        let answer = caller.client().get("http://reviews/read").await;
+        assert_eq!((answer.status.as_u16(), answer.app()), (200, "b"), "{answer:?}");
+    }
+    assert_eq!(b.app().requests("/read"), 10, "each was answered once");
+    let won = caller.metrics().await.sum("weir_http_hedges_total", &[("backend", "shop/reviews:80"), ("result", "won")]);
+    assert!(won >= 5.0, "every other one at least began at the endpoint that is silent: {won}");
+
+    // What may have an effect is sent once.
+    let mut late = 0;
+    for _ in 0..4 {
+        late += u32::from(caller.client().request(Method::POST, "http://reviews/write").send().await.status == 504);
+    }
+    assert_eq!((late, a.app().requests("/write"), b.app().requests("/write")), (2, 2, 2));
+
+    apply(
+        &mesh,
+        "  loadBalancing: {type: RoundRobin}
+  ejection: {consecutiveFailures: 0}
+  hedging: {after: 20ms}
+  retryBudget: {percent: 0, minRetryRate: {count: 0}}",
+    );
+    keeps_to(&caller, "/retryBudget/percent", &0.into()).await;
+    until("without a budget there is no second attempt", async || {
+        let late = caller.client().get("http://reviews/read").await;
+        ensure(late.status == 504, || format!("{late:?}"))
+    })
+    .await;
+}

@@ -328,6 +328,7 @@ fn backend_policy(it: &BackendPolicy) -> v1::BackendPolicy {
             .map(|it| v1::Locality { min_serving_percent: it.min_serving_percent, max_outstanding: it.max_outstanding }),
         limits: Some(limits(&it.limits)),
         connections: Some(connections(&it.connections)),
+        hedge_after_ms: it.hedging.map(|it| milliseconds(it.after)).unwrap_or_default(),
     }
 }
 

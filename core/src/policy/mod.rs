@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderName, header};
 
 use crate::balance::BalanceConfig;
 use crate::budget::BudgetConfig;
+use crate::retry::RequestFacts;
 pub use concurrency::AdaptiveConcurrency;
 pub use injection::Injection;
 pub use rate::{RateKey, RateLimit};
@@ -33,6 +34,25 @@ pub struct BackendPolicy {
     pub limits: Limits,
     /// How connections are kept.
     pub connections: Connections,
+    /// Whether a request that waits long for its answer is sent to another endpoint as well.
+    pub hedging: Option<Hedging>,
+}
+
+/// A second attempt beside a first one that takes long ("The Tail at Scale", Dean and Barroso, 2013). It costs one of the retry
+/// budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hedging {
+    /// How long the first may take until the second joins it.
+    pub after: Duration,
+}
+
+impl Hedging {
+    /// When a second attempt of such a request joins the first. `None`: never, because the request does more than read, or
+    /// cannot be sent twice.
+    #[must_use]
+    pub fn after(&self, facts: RequestFacts) -> Option<Duration> {
+        (facts.safe && facts.replayable).then_some(self.after)
+    }
 }
 
 /// How much one proxy may have under way to a port, over all of its workers. `None`: any number.
@@ -99,6 +119,23 @@ mod tests {
 
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         lines.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn only_what_reads_is_sent_twice() {
+        let hedging = Hedging { after: Duration::from_millis(50) };
+        for (method, replayable, expected) in [
+            (http::Method::GET, true, true),
+            (http::Method::HEAD, true, true),
+            (http::Method::OPTIONS, true, true),
+            (http::Method::GET, false, false),
+            (http::Method::POST, true, false),
+            (http::Method::PUT, true, false),
+            (http::Method::DELETE, true, false),
+        ] {
+            let after = hedging.after(RequestFacts::new(&method, replayable));
+            assert_eq!(after, expected.then_some(Duration::from_millis(50)), "{method} {replayable}");
+        }
     }
 
     #[test]

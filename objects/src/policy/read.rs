@@ -10,7 +10,9 @@ use weir_core::balance::{Algorithm, BalanceConfig, EjectionConfig, Judgement, Lo
 use weir_core::budget::BudgetConfig;
 use weir_core::names::{Label, ObjectName, ServiceRef};
 use weir_core::policy::concurrency::{CallerPriority, Priority};
-use weir_core::policy::{AdaptiveConcurrency, BackendPolicy, Connections, HashOn, Injection, Limits, RateKey, RateLimit};
+use weir_core::policy::{
+    AdaptiveConcurrency, BackendPolicy, Connections, HashOn, Hedging, Injection, Limits, RateKey, RateLimit,
+};
 use weir_core::route::Share;
 
 use super::spec::{self, Spec, TrafficPolicyObject};
@@ -50,7 +52,8 @@ pub(crate) fn policy(value: &Value) -> Read {
     let concurrency = raw.spec.adaptive_concurrency.as_ref();
     let concurrency = concurrency.map(|raw| concurrency_of(raw, &name, &field.key("adaptiveConcurrency"), &mut reader));
     let injections = injections(faults, &field.key("faults"), &mut reader);
-    let backend = BackendPolicy { balance, hash_on, budget, limits, connections };
+    let hedging = raw.spec.hedging.as_ref().map(|raw| self::hedging(raw, &field.key("hedging"), &mut reader));
+    let backend = BackendPolicy { balance, hash_on, budget, limits, connections, hedging };
     let generation = raw.metadata.generation.unwrap_or(0);
     let policy = TrafficPolicy {
         key,
@@ -235,6 +238,22 @@ fn limits(raw: &spec::Limits, field: &FieldPath, reader: &mut Reader) -> Limits 
     let streams = limit(raw.streams, "streams");
     let pending = number(raw.pending, 0, 0..=1_000_000, field.key("pending"), reader);
     Limits { requests, pending, connections, streams }
+}
+
+fn hedging(raw: &spec::Hedging, field: &FieldPath, reader: &mut Reader) -> Hedging {
+    let field = field.key("after");
+    let least = Duration::from_millis(1);
+    if raw.after.is_none() {
+        reader.refuse(
+            field.clone(),
+            "is missing: expected how long a first attempt may take until a second joins it, such as 50ms",
+        );
+    }
+    let after = time(raw.after.as_deref(), least, field.clone(), reader);
+    if after < least {
+        reader.refuse(field, "expected at least 1ms");
+    }
+    Hedging { after }
 }
 
 fn connections(raw: &spec::Connections, field: &FieldPath, reader: &mut Reader) -> Connections {

@@ -20,6 +20,7 @@ pub(super) struct Spec {
     pub(super) locality: Option<Locality>,
     pub(super) limits: Limits,
     pub(super) connections: Connections,
+    pub(super) hedging: Option<Hedging>,
     pub(super) retry_budget: RetryBudget,
     pub(super) rate_limits: Vec<RateLimit>,
     pub(super) adaptive_concurrency: Option<AdaptiveConcurrency>,
@@ -80,6 +81,12 @@ pub(super) struct Limits {
     pub(super) pending: Option<i64>,
     pub(super) connections: Option<i64>,
     pub(super) streams: Option<i64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields, expecting = "a mapping (hedging)")]
+pub(super) struct Hedging {
+    pub(super) after: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

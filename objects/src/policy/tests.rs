@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use weir_core::balance::{Algorithm, Judgement, Locality};
 use weir_core::policy::concurrency::Priority;
-use weir_core::policy::{Connections, HashOn, Limits, RateKey};
+use weir_core::policy::{Connections, HashOn, Hedging, Limits, RateKey};
 
 use super::TrafficPolicy;
 use crate::{Decoded, Object, decode};
@@ -55,6 +55,7 @@ fn everything_that_is_written_counts() {
         "locality": {"minServingPercent": 50, "maxOutstanding": 4},
         "limits": {"requests": 100, "pending": 50, "connections": 7, "streams": 20},
         "connections": {"idleTimeout": "30s", "maxAge": "1h", "keepAlive": "5s"},
+        "hedging": {"after": "30ms"},
         "retryBudget": {"percent": 50, "interval": "30s", "minRetryRate": {"count": 30, "interval": "10s"}},
         "rateLimits": [{"requests": 100, "per": "1m"}, {"requests": 5, "burst": 20, "by": "All"}],
         "adaptiveConcurrency": {"min": 5, "max": 50, "tolerancePercent": 150, "priorities": [
@@ -78,6 +79,7 @@ fn everything_that_is_written_counts() {
     let seconds = |count| Some(Duration::from_secs(count));
     let connections = Connections { idle_timeout: seconds(30), max_age: seconds(3600), keep_alive: seconds(5) };
     assert_eq!(backend.connections, connections);
+    assert_eq!(backend.hedging, Some(Hedging { after: Duration::from_millis(30) }));
     let budget = backend.budget;
     assert_eq!((budget.percent, budget.min_per_second, budget.window), (50, 3, Duration::from_secs(30)));
     let [by_caller, of_all] = policy.rate_limits.as_slice() else { panic!("{:?}", policy.rate_limits) };
@@ -135,6 +137,8 @@ fn mistakes_are_named_with_what_is_expected() {
         (json!({"retryBudget": {"interval": "10ms"}}), "from 1s to 1h"),
         (json!({"rateLimits": [{"per": "1s"}]}), "spec.rateLimits[0].requests: is missing"),
         (json!({"rateLimits": [{"requests": 1, "by": "Ip"}]}), "expected Caller or All"),
+        (json!({"hedging": {}}), "spec.hedging.after: is missing"),
+        (json!({"hedging": {"after": "0s"}}), "spec.hedging.after: expected at least 1ms"),
         (json!({"adaptiveConcurrency": {"min": 10, "max": 5}}), "spec.adaptiveConcurrency.max: is less than min"),
         (json!({"adaptiveConcurrency": {"tolerancePercent": 100}}), "from 110 to 1000"),
         (

@@ -194,7 +194,7 @@ fn endpoint(endpoint: &Endpoint) -> Value {
 
 /// What a TrafficPolicy says, all of it, with its names.
 fn policy(it: &BackendPolicy) -> Value {
-    let BackendPolicy { balance, hash_on, budget, limits, connections } = it;
+    let BackendPolicy { balance, hash_on, budget, limits, connections, hedging } = it;
     let (ejection, seconds) = (balance.ejection, |length: Option<Duration>| length.map(|it| it.as_secs_f64()));
     let hash_on = match hash_on {
         HashOn::Source => json!({ "type": "Source" }),
@@ -238,6 +238,7 @@ fn policy(it: &BackendPolicy) -> Value {
             "maxAgeSeconds": seconds(connections.max_age),
             "keepAliveSeconds": seconds(connections.keep_alive),
         },
+        "hedging": hedging.map(|it| json!({ "afterSeconds": it.after.as_secs_f64() })),
         "retryBudget": {
             "percent": budget.percent,
             "minPerSecond": budget.min_per_second,

@@ -68,6 +68,16 @@ struct Failed {
     fault: Fault,
     /// An answer that may be passed on after all, if nothing better comes.
     answer: Option<(Answer, Option<Pick>)>,
+    /// Where it went.
+    address: SocketAddr,
+}
+
+/// Where an attempt goes.
+struct Target {
+    upstream: Rc<Upstream>,
+    protocol: Protocol,
+    /// `None`: the endpoint was called by its own address.
+    pick: Option<Pick>,
 }
 
 impl Failed {
@@ -138,19 +148,85 @@ impl Attempts<'_> {
         Ok(())
     }
 
-    /// One attempt. The outer error ends the request.
+    /// One attempt, or two where a policy hedges. The outer error ends the request.
     async fn once(
         &self,
         tried: &mut Vec<SocketAddr>,
         exchange: &mut Option<Exchange>,
     ) -> Result<Result<(Answer, Option<Pick>), Box<Failed>>, Fault> {
-        let now = self.worker.shared.now();
-        let limit = self.deadline.attempt(now);
+        let limit = self.deadline.attempt(self.worker.shared.now());
         if limit.is_some_and(|(left, _)| left.is_zero()) {
             return Err(self.timed_out());
         }
-        let (upstream, protocol, mut pick) = self.pick(tried)?;
-        self.count(&upstream, exchange);
+        let target = self.pick(tried)?;
+        self.count(&target.upstream, exchange);
+        let sent = match self.hedge_after(tried) {
+            None => self.send(target, limit).await?,
+            // Boxed: the room for two attempts is for those who asked for them.
+            Some(after) => Box::pin(self.hedged(target, limit, after, exchange)).await?,
+        };
+        if let Err(failed) = &sent {
+            tried.push(failed.address);
+        }
+        Ok(sent)
+    }
+
+    /// When a second attempt joins the first, if it has brought no answer until then. Only what could be sent twice without harm
+    /// may be, and a session's endpoint has no second.
+    fn hedge_after(&self, tried: &[SocketAddr]) -> Option<Duration> {
+        let To::Backend(cluster) = &self.route.to else { return None };
+        let alone = self.upgrade.is_none() && self.route.token.is_none() && matches!(self.body, ClientBody::Empty);
+        if !alone || !tried.is_empty() {
+            return None;
+        }
+        cluster.hedging()?.after(RequestFacts::new(&self.parts.method, true))
+    }
+
+    /// The attempt at `first`, and one at another endpoint when that takes long. The first answer that is none of the mesh's own
+    /// counts; the other attempt is cancelled.
+    async fn hedged(
+        &self,
+        first: Target,
+        limit: Option<(Duration, Expiry)>,
+        after: Duration,
+        exchange: &mut Option<Exchange>,
+    ) -> Result<Result<(Answer, Option<Pick>), Box<Failed>>, Fault> {
+        let address = first.upstream.address;
+        let mut first = Box::pin(self.send(first, limit));
+        tokio::select! {
+            biased;
+            sent = &mut first => return sent,
+            () = tokio::time::sleep(after) => {}
+        }
+        let second = self.pick(&[address]).ok().filter(|it| it.upstream.address != address);
+        let (To::Backend(cluster), Some(second)) = (&self.route.to, second) else { return first.await };
+        if !cluster.withdraw() {
+            return first.await;
+        }
+        let upstream = Rc::clone(&second.upstream);
+        let mut second = Box::pin(self.send(second, self.deadline.attempt(self.worker.shared.now())));
+        let (sent, hedge_won) = tokio::select! {
+            biased;
+            sent = &mut first => if matches!(sent, Ok(Ok(_))) { (sent, false) } else { (second.await, true) },
+            sent = &mut second => if matches!(sent, Ok(Ok(_))) { (sent, true) } else { (first.await, false) },
+        };
+        let won = hedge_won && matches!(sent, Ok(Ok(_)));
+        self.worker.shared.metrics.hedged(&cluster.backend, won);
+        if hedge_won {
+            self.count(&upstream, exchange);
+        }
+        sent
+    }
+
+    /// Sends the request to one endpoint and waits for its answer.
+    async fn send(
+        &self,
+        target: Target,
+        limit: Option<(Duration, Expiry)>,
+    ) -> Result<Result<(Answer, Option<Pick>), Box<Failed>>, Fault> {
+        let Target { upstream, protocol, mut pick } = target;
+        let address = upstream.address;
+        let failed = |end, fault| Ok(Err(Box::new(Failed { end, fault, answer: None, address })));
         let sending = async {
             loop {
                 let (request, wire) = self.request(&upstream, protocol);
@@ -165,14 +241,12 @@ impl Attempts<'_> {
             Some((limit, expiry)) => match tokio::time::timeout(limit, sending).await {
                 Ok(sent) => sent,
                 Err(_) => {
-                    tried.push(upstream.address);
                     finish(pick, Outcome::Failure(FailureCause::Timeout));
                     return match expiry {
                         Expiry::Request => Err(self.timed_out()),
                         Expiry::BackendRequest => {
                             let detail = format!("{} did not answer within {limit:?}", upstream.describe());
-                            let fault = Fault::new(Reason::BackendRequestTimeout, detail);
-                            Ok(Err(Box::new(Failed { end: AttemptEnd::AttemptTimeout, fault, answer: None })))
+                            failed(AttemptEnd::AttemptTimeout, Fault::new(Reason::BackendRequestTimeout, detail))
                         }
                     };
                 }
@@ -183,31 +257,23 @@ impl Attempts<'_> {
                 if let Some(pick) = &mut pick {
                     pick.answered();
                 }
-                Ok(self.judge(answer, pick, &upstream, tried))
+                Ok(self.judge(answer, pick, &upstream))
             }
             Err(SendError::NotProcessed(fault) | SendError::Stale(fault)) => {
-                tried.push(upstream.address);
                 finish(pick, Outcome::Failure(FailureCause::Connect));
-                Ok(Err(Box::new(Failed { end: AttemptEnd::NotProcessed, fault, answer: None })))
+                failed(AttemptEnd::NotProcessed, fault)
             }
             // It was the client that broke off, in the middle of its body: nobody else's fault.
             Err(SendError::Broke(fault)) if self.body.is_broken() => Err(Fault::new(Reason::ClientAborted, fault.detail)),
             Err(SendError::Broke(fault)) => {
-                tried.push(upstream.address);
                 finish(pick, Outcome::Failure(FailureCause::Reset));
-                Ok(Err(Box::new(Failed { end: AttemptEnd::Broke, fault, answer: None })))
+                failed(AttemptEnd::Broke, fault)
             }
         }
     }
 
     /// What an answer means: for the client, or for another attempt.
-    fn judge(
-        &self,
-        mut answer: Answer,
-        pick: Option<Pick>,
-        upstream: &Upstream,
-        tried: &mut Vec<SocketAddr>,
-    ) -> Result<(Answer, Option<Pick>), Box<Failed>> {
+    fn judge(&self, mut answer: Answer, pick: Option<Pick>, upstream: &Upstream) -> Result<(Answer, Option<Pick>), Box<Failed>> {
         if upstream.identity.is_none() {
             // Only the mesh says what the mesh did.
             answer.response.headers_mut().remove(WEIR_ERROR);
@@ -221,12 +287,11 @@ impl Attempts<'_> {
             None if self.route.retry().is_some_and(|policy| policy.codes.contains(&status)) => AttemptEnd::Status(status),
             None => return Ok((answer, pick)),
         };
-        tried.push(upstream.address);
         let fault = Fault::new(Reason::UpstreamReset, format!("{} answered {status}", upstream.describe()));
-        Err(Box::new(Failed { end, fault, answer: Some((answer, pick)) }))
+        Err(Box::new(Failed { end, fault, answer: Some((answer, pick)), address: upstream.address }))
     }
 
-    fn pick(&self, tried: &[SocketAddr]) -> Result<(Rc<Upstream>, Protocol, Option<Pick>), Fault> {
+    fn pick(&self, tried: &[SocketAddr]) -> Result<Target, Fault> {
         match &self.route.to {
             To::Backend(cluster) => {
                 if !tried.is_empty() {
@@ -236,9 +301,12 @@ impl Attempts<'_> {
                 }
                 let pinned = self.route.token.filter(|_| tried.is_empty()).map(|token| Preference::Endpoint(token.endpoint));
                 let pick = cluster.pick(tried, pinned.unwrap_or_else(|| cluster.preference(&self.parts.headers)))?;
-                Ok((Rc::clone(&pick.upstream), pick.protocol, Some(pick)))
+                Ok(Target { upstream: Rc::clone(&pick.upstream), protocol: pick.protocol, pick: Some(pick) })
             }
-            To::Endpoint(address, identity) => Ok((self.worker.direct(*address, identity.as_ref()), self.route.protocol, None)),
+            To::Endpoint(address, identity) => {
+                let upstream = self.worker.direct(*address, identity.as_ref());
+                Ok(Target { upstream, protocol: self.route.protocol, pick: None })
+            }
         }
     }
 

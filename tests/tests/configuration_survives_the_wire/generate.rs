@@ -13,7 +13,9 @@ use weir_core::balance::{Algorithm, BalanceConfig, EjectionConfig, Judgement, Lo
 use weir_core::budget::BudgetConfig;
 use weir_core::names::{BackendRef, Identity, Label, ObjectName, ServiceRef, TrustDomain};
 use weir_core::policy::concurrency::{CallerPriority, Priority};
-use weir_core::policy::{AdaptiveConcurrency, BackendPolicy, Connections, HashOn, Injection, Limits, RateKey, RateLimit};
+use weir_core::policy::{
+    AdaptiveConcurrency, BackendPolicy, Connections, HashOn, Hedging, Injection, Limits, RateKey, RateLimit,
+};
 use weir_core::route::filter::cors::{Cors, Names};
 use weir_core::route::{
     Filter, HeaderChanges, HeaderMatch, HttpMatch, HttpRule, Mirror, PathChange, PathMatch, Pattern, QueryMatch, Redirect,
@@ -139,9 +141,17 @@ fn backend_policy() -> impl Strategy<Value = BackendPolicy> {
     let balance = (algorithm, milliseconds(), ejection, locality).prop_map(|(algorithm, slow_start, ejection, locality)| {
         BalanceConfig { algorithm, slow_start, ejection, locality, ..BalanceConfig::default() }
     });
-    (balance, hash_on, budget, limits(), connections()).prop_map(|(balance, hash_on, budget, limits, connections)| {
-        BackendPolicy { balance, hash_on, budget, limits, connections }
-    })
+    let hedging = option::of((1_u32..).prop_map(|ms| Hedging { after: Duration::from_millis(ms.into()) }));
+    (balance, hash_on, budget, limits(), connections(), hedging).prop_map(
+        |(balance, hash_on, budget, limits, connections, hedging)| BackendPolicy {
+            balance,
+            hash_on,
+            budget,
+            limits,
+            connections,
+            hedging,
+        },
+    )
 }
 
 fn limits() -> impl Strategy<Value = Limits> {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use weir_core::balance::{Algorithm, BalanceConfig, EjectionConfig, Judgement, Locality};
 use weir_core::budget::BudgetConfig;
 use weir_core::policy::concurrency::{CallerPriority, Priority};
-use weir_core::policy::{AdaptiveConcurrency, BackendPolicy, Connections, HashOn, Injection, Limits, RateKey, RateLimit};
+use weir_core::policy::{
+    AdaptiveConcurrency, BackendPolicy, Connections, HashOn, Hedging, Injection, Limits, RateKey, RateLimit,
+};
 use weir_core::route::HeaderMatch;
 use weir_proto::v1;
 
@@ -47,7 +49,9 @@ pub(super) fn backend(wire: &v1::BackendPolicy) -> Result<BackendPolicy, Invalid
     let balance = BalanceConfig { algorithm, slow_start, ejection, locality, ..BalanceConfig::default() };
     let limits = wire.limits.as_ref().map(limits).unwrap_or_default();
     let connections = wire.connections.as_ref().map(connections).unwrap_or_default();
-    Ok(BackendPolicy { balance, hash_on, budget: budget.unwrap_or_default(), limits, connections })
+    let after = Duration::from_millis(wire.hedge_after_ms);
+    let hedging = (!after.is_zero()).then_some(Hedging { after });
+    Ok(BackendPolicy { balance, hash_on, budget: budget.unwrap_or_default(), limits, connections, hedging })
 }
 
 fn judgement(wire: &v1::Judgement) -> Judgement {

@@ -347,6 +347,7 @@ impl Chaos {
                 window_ms: it.0.u64(..),
             }),
             locality: self.some(|it| v1::Locality { min_serving_percent: it.number(), max_outstanding: it.number() }),
+            hedge_after_ms: self.0.u64(..),
             limits: self.some(|it| v1::Limits {
                 requests: it.number(),
                 pending: it.number(),
