@@ -21,6 +21,15 @@ async fn accepted(scenario: &Scenario, name: &str) -> Result<String, String> {
     Ok(format!("{}={} {}", condition["status"], condition["reason"], condition["message"]).replace('"', ""))
 }
 
+/// Every value that is no list and no object, with the pointer to it.
+fn leaves(value: &Value, path: String) -> Vec<(String, &Value)> {
+    match value {
+        Value::Object(fields) => fields.iter().flat_map(|(name, it)| leaves(it, format!("{path}/{name}"))).collect(),
+        Value::Array(items) => items.iter().enumerate().flat_map(|(index, it)| leaves(it, format!("{path}/{index}"))).collect(),
+        leaf => vec![(path, leaf)],
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the test cluster: make cluster-test"]
 async fn a_policy_takes_effect_and_its_status_says_so() {
@@ -68,6 +77,43 @@ async fn a_wrong_policy_is_refused_at_admission_and_a_useless_one_is_told_so() {
     until("the status says that there is no such Service", async || {
         let status = accepted(&scenario, "useless").await?;
         ensure(status.starts_with("False=TargetNotFound") && status.contains("nowhere does not exist"), || status)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the test cluster: make cluster-test"]
+async fn everything_that_a_policy_may_say_is_kept_by_the_cluster() {
+    let scenario = Scenario::begin("policy-whole").await;
+    scenario.apply(&[service("whole")]).await;
+    let all = json!({
+        "loadBalancing": {"type": "RingHash", "hashOn": {"type": "Header", "name": "x-user"}},
+        "ejection": {
+            "consecutiveFailures": 3, "baseTime": "1s", "maxTime": "1m", "maxEjectedPercent": 30,
+            "interval": "5s", "minRequests": 50, "minSuccessPercent": 90, "maxLatencyFactor": 4,
+        },
+        "locality": {"prefer": "SameZone", "minServingPercent": 50, "maxOutstanding": 4},
+        "limits": {"requests": 100, "pending": 50, "connections": 7, "streams": 20},
+        "connections": {"idleTimeout": "30s", "maxAge": "1h", "keepAlive": "5s"},
+        "hedging": {"after": "30ms"},
+        "retryBudget": {"percent": 50, "interval": "30s", "minRetryRate": {"count": 30, "interval": "10s"}},
+        "rateLimits": [{"requests": 100, "per": "1m", "burst": 7, "by": "All"}],
+        "adaptiveConcurrency": {
+            "min": 5, "max": 50, "tolerancePercent": 150,
+            "priorities": [{"level": "High", "namespace": "shop", "serviceAccount": "checkout"}],
+        },
+        "faults": [{"percent": 1, "delay": "2s", "abort": {"status": 418}, "headers": [{"name": "x-test", "value": "1"}]}],
+    });
+    let whole = policy("whole", "whole", &all);
+    scenario.apply(&[whole.clone()]).await;
+    // What the definition does not know the API server would have dropped without a word.
+    let kept = scenario.json(&["get", "trafficpolicy", "whole"]).await.unwrap_or_else(|error| panic!("{error}"));
+    for (path, value) in leaves(&all, String::new()) {
+        assert_eq!(kept["spec"].pointer(&path), Some(value), "{path} of {}", kept["spec"]);
+    }
+    until("the status says that the policy is in force", async || {
+        let status = accepted(&scenario, "whole").await?;
+        ensure(status.starts_with("True=Accepted"), || status)
     })
     .await;
 }
