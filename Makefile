@@ -101,7 +101,8 @@ bench: rust ## What a pair of sidecars costs, beside Envoy and HAProxy, on this 
 
 .PHONY: tools
 tools: ## Install the programs that the scenarios use, if they are missing
-	@.ci/tools curl:curl wrk:wrk h2load:nghttp2-client ip:iproute2 nft:nftables nginx:nginx-light openssl:openssl python3:python3
+	@.ci/tools curl:curl wrk:wrk h2load:nghttp2-client ip:iproute2 nft:nftables nginx:nginx-light openssl:openssl python3:python3 \
+	  postgres:postgresql psql:postgresql-client redis-server:redis-server redis-cli:redis-tools
 
 .PHONY: rust
 rust:

@@ -14,6 +14,9 @@ pub fn require(program: &str) -> PathBuf {
         "nft" => "nftables",
         "ip" => "iproute2",
         "h2load" => "nghttp2-client",
+        "psql" => "postgresql-client",
+        "postgres" | "initdb" | "pgbench" => "postgresql",
+        "redis-cli" => "redis-tools",
         other => other,
     };
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -21,9 +24,16 @@ pub fn require(program: &str) -> PathBuf {
     let extra = [PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")];
     std::env::split_paths(&path)
         .chain(extra)
+        .chain(postgresql())
         .map(|directory| directory.join(program))
         .find(|candidate| candidate.is_file())
         .unwrap_or_else(|| panic!("this scenario needs `{program}`: apt-get install {package} (`make test` does)"))
+}
+
+/// Where Debian has PostgreSQL's own programs, a directory for each version.
+fn postgresql() -> impl Iterator<Item = PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    versions.map(|version| version.path().join("bin"))
 }
 
 /// Where h2spec is. It is built from its Go module when it is not there yet.

@@ -24,6 +24,8 @@ use weir_tests::tools::{require, stdout};
 const CONTROL_PLANE: Ipv4Addr = Ipv4Addr::new(10, 245, 0, 1);
 const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const TCP_CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 11);
+const POSTGRES: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 96, 0, 12), 5432);
+const REDIS: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 96, 0, 13), 6379);
 const CALLER_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 2);
 const REVIEWS_POD: Ipv4Addr = Ipv4Addr::new(10, 244, 2, 2);
 const STRANGER: Ipv4Addr = Ipv4Addr::new(10, 244, 3, 2);
@@ -92,6 +94,150 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// A program in the caller's pod that knows nothing of a mesh, with what it reads; answers with what it said.
+    async fn calls(&self, program: &str, arguments: &[&str], input: Option<&Path>) -> Result<String, String> {
+        let mut command = Command::new(require(program));
+        command.env_clear().env("PGCONNECT_TIMEOUT", "20").args(arguments);
+        if let Some(input) = input {
+            command.stdin(std::fs::File::open(input).map_err(|error| error.to_string())?);
+        }
+        let output = tokio::task::block_in_place(|| self.caller.namespace.output(command));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let said = text(&output.stdout);
+        ensure(output.status.success(), || format!("{program} {arguments:?}: {}\n{said}", text(&output.stderr))).map(|()| said)
+    }
+
+    async fn sql(&self, tls: &str, statements: &[&str]) -> Result<String, String> {
+        let (host, port) = POSTGRES;
+        let target = format!("host={host} port={port} user=weir dbname=postgres sslmode={tls}");
+        let statements = statements.iter().flat_map(|it| ["--command", it]);
+        let options = ["--no-psqlrc", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", &target];
+        self.calls("psql", &options.into_iter().chain(statements).collect::<Vec<_>>(), None).await
+    }
+}
+
+/// A PostgreSQL in a pod, with a certificate of its own, as a user of its own: it refuses to run as root.
+async fn postgres(pod: &PodNetwork, directory: &Path) -> Process {
+    let data = directory.join("postgres");
+    std::fs::create_dir(&data).unwrap();
+    let (key, certificate) = (data.join("server.key"), data.join("server.crt"));
+    let made = rcgen::generate_simple_self_signed(["postgres".to_owned()]).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
+    for path in [&data, &key, &certificate] {
+        chown(path, Some(DATABASE_USER), Some(DATABASE_USER)).unwrap();
+    }
+    let as_its_user = |program: &str| {
+        let mut command = Command::new(require(program));
+        command.env_clear().env("LC_ALL", "C").current_dir(&data).uid(DATABASE_USER).gid(DATABASE_USER);
+        command
+    };
+    let files = data.join("files");
+    let mut initdb = as_its_user("initdb");
+    initdb.args(["--no-sync", "--auth=trust", "--username=weir", "--encoding=UTF8", "--pgdata"]).arg(&files);
+    stdout(&weir_tests::tools::run(initdb).await);
+    let anybody = "host all all all trust\n";
+    let rules = std::fs::OpenOptions::new().append(true).open(files.join("pg_hba.conf"));
+    std::io::Write::write_all(&mut rules.unwrap(), anybody.as_bytes()).unwrap();
+    let mut server = as_its_user("postgres");
+    server.arg("-D").arg(&files);
+    for setting in ["listen_addresses=*", "unix_socket_directories=", "fsync=off", "ssl=on"] {
+        server.args(["-c", setting]);
+    }
+    server.args(["-c", &format!("ssl_cert_file={}", certificate.display()), "-c", &format!("ssl_key_file={}", key.display())]);
+    pod.namespace.spawn("postgres", server, directory)
+}
+
+/// The user of the database: `nobody`, because it wants one that has a name.
+const DATABASE_USER: u32 = 65_534;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_postgresql_and_its_clients_know_nothing_of_the_mesh() {
+    let cluster = Cluster::start().await;
+    let directory = tempfile::Builder::new().prefix("weir-postgres-").tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let server = postgres(&cluster.reviews, directory.path()).await;
+    until("the database answers through both sidecars", async || {
+        server.still_runs()?;
+        cluster.sql("disable", &["select 1"]).await
+    })
+    .await;
+    // The client asks for TLS with eight bytes, and waits for one before it says more.
+    let encrypted = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
+    assert_eq!(cluster.sql("require", &[encrypted]).await.unwrap().trim(), "t");
+    assert_eq!(cluster.sql("prefer", &[encrypted]).await.unwrap().trim(), "t");
+    assert_eq!(cluster.sql("disable", &[encrypted]).await.unwrap().trim(), "f");
+
+    // Some megabytes each way.
+    let file = directory.path().join("rows");
+    let (out, back) = (format!("\\copy one to '{}'", file.display()), format!("\\copy two from '{}'", file.display()));
+    let make = "create table one as select n, repeat('x', 1000) as pad from generate_series(1, 5000) as n";
+    let difference = "select count(*) from (table one except table two) as missing";
+    let steps = [make, "create table two (like one)", &out, &back, "select count(*) from two", difference];
+    let said = cluster.sql("disable", &steps).await.unwrap();
+    assert!(said.trim_end().ends_with("5000\n0"), "{said}");
+
+    let told = cluster.sql("disable", &["listen news", "notify news, 'hello'", "select 1"]).await.unwrap();
+    assert!(told.contains("Asynchronous notification \"news\" with payload \"hello\""), "{told}");
+
+    // Short connections, one for each transaction, several at a time.
+    let (host, port) = (POSTGRES.0.to_string(), POSTGRES.1.to_string());
+    let at = ["--host", &host, "--port", &port, "--username", "weir"];
+    cluster.calls("pgbench", &[&at[..], &["--initialize", "--quiet", "postgres"]].concat(), None).await.unwrap();
+    let run = ["--client", "4", "--connect", "--transactions", "25", "postgres"];
+    let report = cluster.calls("pgbench", &[&at[..], &run].concat(), None).await.unwrap();
+    assert!(report.contains("actually processed: 100/100") && report.contains("failed transactions: 0"), "{report}");
+    server.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_redis_and_its_clients_know_nothing_of_the_mesh() {
+    let cluster = Cluster::start().await;
+    let directory = tempfile::Builder::new().prefix("weir-redis-").tempdir().unwrap();
+    let mut command = Command::new(require("redis-server"));
+    command.env_clear().current_dir(directory.path());
+    command.args(["--port", "6379", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--appendonly", "no"]);
+    let server = cluster.reviews.namespace.spawn("redis", command, directory.path());
+    let (host, port) = (REDIS.0.to_string(), REDIS.1.to_string());
+    let redis = async |arguments: &[&str], input: Option<&Path>| {
+        cluster.calls("redis-cli", &[&["-h", &host, "-p", &port], arguments].concat(), input).await
+    };
+    until("it answers through both sidecars", async || {
+        server.still_runs()?;
+        let said = redis(&["ping"], None).await?;
+        ensure(said.trim() == "PONG", || said)
+    })
+    .await;
+
+    let commands = directory.path().join("commands");
+    std::fs::write(&commands, (0..10_000).map(|n| format!("SET key:{n} {n}\r\n")).collect::<String>()).unwrap();
+    let said = redis(&["--pipe"], Some(&commands)).await.unwrap();
+    assert!(said.contains("errors: 0, replies: 10000"), "{said}");
+    assert_eq!(redis(&["get", "key:9999"], None).await.unwrap().trim(), "9999");
+
+    let large = directory.path().join("large");
+    std::fs::write(&large, "x".repeat(10_000_000)).unwrap();
+    redis(&["-x", "set", "large"], Some(&large)).await.unwrap();
+    assert_eq!(redis(&["strlen", "large"], None).await.unwrap().trim(), "10000000");
+    assert_eq!(redis(&["get", "large"], None).await.unwrap().trim().len(), 10_000_000);
+
+    // One client waits for what another brings.
+    let mut command = Command::new(require("redis-cli"));
+    command.env_clear().args(["-h", &host, "-p", &port, "blpop", "queue", "60"]);
+    let waiting = cluster.caller.namespace.spawn("blpop", command, directory.path());
+    until("somebody waits", async || {
+        waiting.still_runs()?;
+        let clients = redis(&["client", "list"], None).await?;
+        ensure(clients.contains("cmd=blpop"), || clients)
+    })
+    .await;
+    redis(&["rpush", "queue", "brought"], None).await.unwrap();
+    waiting.logs(&["brought"]).await;
+    server.terminate();
+}
+
 fn write_manifests(manifests: &Manifests) {
     let pod = |name: &str, address| {
         let pod = Pod { name, namespace: "shop", service_account: name, address, meshed: true, annotations: &[] };
@@ -116,8 +262,20 @@ fn write_manifests(manifests: &Manifests) {
         target_port: 9000,
         ..http.clone()
     };
-    let all = [manifest::namespace("shop"), pod("caller", CALLER_POD), pod("reviews", REVIEWS_POD), http.yaml(), tcp.yaml()];
-    manifests.write("all", &all.join("---\n"));
+    // Nothing says what is spoken on these.
+    let database = |name, cluster_ip, port| ServiceObjects {
+        name,
+        cluster_ip: Some(cluster_ip),
+        port_name: "main",
+        port,
+        target_port: port,
+        ..http.clone()
+    };
+    let postgres = database("postgres", POSTGRES.0, POSTGRES.1).yaml();
+    let redis = database("cache", REDIS.0, REDIS.1).yaml();
+    let pods = [manifest::namespace("shop"), pod("caller", CALLER_POD), pod("reviews", REVIEWS_POD)];
+    let services = [http.yaml(), tcp.yaml(), postgres, redis];
+    manifests.write("all", &[&pods[..], &services[..]].concat().join("---\n"));
 }
 
 /// Redirection, and a sidecar that runs as its own user without capabilities.

@@ -105,7 +105,7 @@ async fn everything_that_a_policy_may_say_is_kept_by_the_cluster() {
         "faults": [{"percent": 1, "delay": "2s", "abort": {"status": 418}, "headers": [{"name": "x-test", "value": "1"}]}],
     });
     let whole = policy("whole", "whole", &all);
-    scenario.apply(&[whole.clone()]).await;
+    scenario.apply(std::slice::from_ref(&whole)).await;
     // What the definition does not know the API server would have dropped without a word.
     let kept = scenario.json(&["get", "trafficpolicy", "whole"]).await.unwrap_or_else(|error| panic!("{error}"));
     for (path, value) in leaves(&all, String::new()) {
