@@ -2,7 +2,7 @@
 
 use weir_tests::app::Words;
 use weir_tests::body;
-use weir_tests::client::request;
+use weir_tests::client::{Connection, request};
 use weir_tests::prelude::*;
 use weir_tests::raw::Raw;
 
@@ -142,6 +142,90 @@ async fn grpc_streams_flow_both_ways_before_either_ends() {
     drop(send);
     let trailers = response.body_mut().frame().await.unwrap().unwrap().into_trailers().unwrap();
     assert_eq!(trailers["grpc-status"], "0");
+}
+
+/// One stream that is open: what is sent on it, and what comes back.
+struct Chat {
+    send: tokio::sync::mpsc::Sender<bytes::Bytes>,
+    answers: hyper::body::Incoming,
+}
+
+impl Chat {
+    async fn open(connection: &mut Connection) -> Result<Self, String> {
+        let (send, receive) = tokio::sync::mpsc::channel::<bytes::Bytes>(1);
+        let frames = futures_util::stream::unfold(receive, |mut receive| async move {
+            receive.recv().await.map(|data| (Ok(http_body::Frame::data(data)), receive))
+        });
+        let mut request = request(Method::POST, "http://echo:50051/weir.test.Echo/Chat");
+        *request.body_mut() = http_body_util::BodyExt::boxed_unsync(http_body_util::StreamBody::new(frames));
+        request.headers_mut().insert("content-type", http::HeaderValue::from_static("application/grpc"));
+        let answers = connection.open_request(request).await?.into_body();
+        Ok(Self { send, answers })
+    }
+
+    /// Says something, and waits until it has come back.
+    async fn turn(&mut self, count: u32) -> Result<(), String> {
+        let words = Words { text: "turn".to_owned(), count };
+        self.send.send(words.frame()).await.map_err(|error| error.to_string())?;
+        let frame = http_body_util::BodyExt::frame(&mut self.answers).await.ok_or("the stream is over")?;
+        let data = frame.map_err(|error| format!("{error:?}"))?.into_data().map_err(|_| "trailers too early")?;
+        ensure(Words::read_all(&data) == [words], || format!("{data:?}"))
+    }
+
+    /// Ends it, and answers with its status.
+    async fn end(self) -> Result<String, String> {
+        let Self { send, mut answers } = self;
+        drop(send);
+        let frame = http_body_util::BodyExt::frame(&mut answers).await.ok_or("there are no trailers")?;
+        let trailers = frame.map_err(|error| format!("{error:?}"))?.into_trailers().map_err(|_| "data after the end")?;
+        Ok(trailers.get("grpc-status").and_then(|it| it.to_str().ok()).unwrap_or_default().to_owned())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_grpc_streams_are_open_at_once_and_none_is_lost() {
+    const CONNECTIONS: usize = 20;
+    const EACH: usize = 500;
+    let (_mesh, caller, echo) = grpc().await;
+    let client = caller.client().h2();
+    // All of them are open before the first one ends: nobody goes on alone.
+    let all_open = std::sync::Arc::new(tokio::sync::Barrier::new(CONNECTIONS));
+    let many = (0..CONNECTIONS).map(|_| {
+        let all_open = std::sync::Arc::clone(&all_open);
+        tokio::spawn(async move {
+            let mut connection = client.connect().await?;
+            let mut chats = Vec::with_capacity(EACH);
+            for _ in 0..EACH {
+                let mut chat = Chat::open(&mut connection).await?;
+                chat.turn(1).await?;
+                chats.push(chat);
+            }
+            all_open.wait().await;
+            let mut ended = 0;
+            for mut chat in chats {
+                chat.turn(2).await?;
+                let status = chat.end().await?;
+                ensure(status == "0", || format!("grpc-status {status}"))?;
+                ended += 1;
+            }
+            Ok::<usize, String>(ended)
+        })
+    });
+    let mut ended = 0;
+    for task in futures_util::future::join_all(many).await {
+        ended += task.unwrap().unwrap();
+    }
+    assert_eq!(ended, CONNECTIONS * EACH);
+    assert_eq!(echo.app().requests("/weir.test.Echo/Chat"), 10_000, "each was opened once");
+    // Nothing is left behind.
+    until("no request is under way", async || {
+        let page: serde_json::Value =
+            serde_json::from_str(&caller.proxy().ask("/clusters").await?.text()).map_err(|it| it.to_string())?;
+        let clusters = page["clusters"].as_array().into_iter().flatten();
+        let endpoints: Vec<&serde_json::Value> = clusters.flat_map(|it| it["endpoints"].as_array()).flatten().collect();
+        ensure(!endpoints.is_empty() && endpoints.iter().all(|it| it["outstanding"] == 0), || page.to_string())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -96,7 +96,7 @@ impl Cluster {
 
 impl Cluster {
     /// A program in the caller's pod that knows nothing of a mesh, with what it reads; answers with what it said.
-    async fn calls(&self, program: &str, arguments: &[&str], input: Option<&Path>) -> Result<String, String> {
+    fn calls(&self, program: &str, arguments: &[&str], input: Option<&Path>) -> Result<String, String> {
         let mut command = Command::new(require(program));
         command.env_clear().env("PGCONNECT_TIMEOUT", "20").args(arguments);
         if let Some(input) = input {
@@ -108,12 +108,12 @@ impl Cluster {
         ensure(output.status.success(), || format!("{program} {arguments:?}: {}\n{said}", text(&output.stderr))).map(|()| said)
     }
 
-    async fn sql(&self, tls: &str, statements: &[&str]) -> Result<String, String> {
+    fn sql(&self, tls: &str, statements: &[&str]) -> Result<String, String> {
         let (host, port) = POSTGRES;
         let target = format!("host={host} port={port} user=weir dbname=postgres sslmode={tls}");
         let statements = statements.iter().flat_map(|it| ["--command", it]);
         let options = ["--no-psqlrc", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", &target];
-        self.calls("psql", &options.into_iter().chain(statements).collect::<Vec<_>>(), None).await
+        self.calls("psql", &options.into_iter().chain(statements).collect::<Vec<_>>(), None)
     }
 }
 
@@ -161,14 +161,14 @@ async fn a_postgresql_and_its_clients_know_nothing_of_the_mesh() {
     let server = postgres(&cluster.reviews, directory.path()).await;
     until("the database answers through both sidecars", async || {
         server.still_runs()?;
-        cluster.sql("disable", &["select 1"]).await
+        cluster.sql("disable", &["select 1"])
     })
     .await;
     // The client asks for TLS with eight bytes, and waits for one before it says more.
     let encrypted = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
-    assert_eq!(cluster.sql("require", &[encrypted]).await.unwrap().trim(), "t");
-    assert_eq!(cluster.sql("prefer", &[encrypted]).await.unwrap().trim(), "t");
-    assert_eq!(cluster.sql("disable", &[encrypted]).await.unwrap().trim(), "f");
+    assert_eq!(cluster.sql("require", &[encrypted]).unwrap().trim(), "t");
+    assert_eq!(cluster.sql("prefer", &[encrypted]).unwrap().trim(), "t");
+    assert_eq!(cluster.sql("disable", &[encrypted]).unwrap().trim(), "f");
 
     // Some megabytes each way.
     let file = directory.path().join("rows");
@@ -176,18 +176,18 @@ async fn a_postgresql_and_its_clients_know_nothing_of_the_mesh() {
     let make = "create table one as select n, repeat('x', 1000) as pad from generate_series(1, 5000) as n";
     let difference = "select count(*) from (table one except table two) as missing";
     let steps = [make, "create table two (like one)", &out, &back, "select count(*) from two", difference];
-    let said = cluster.sql("disable", &steps).await.unwrap();
+    let said = cluster.sql("disable", &steps).unwrap();
     assert!(said.trim_end().ends_with("5000\n0"), "{said}");
 
-    let told = cluster.sql("disable", &["listen news", "notify news, 'hello'", "select 1"]).await.unwrap();
+    let told = cluster.sql("disable", &["listen news", "notify news, 'hello'", "select 1"]).unwrap();
     assert!(told.contains("Asynchronous notification \"news\" with payload \"hello\""), "{told}");
 
     // Short connections, one for each transaction, several at a time.
     let (host, port) = (POSTGRES.0.to_string(), POSTGRES.1.to_string());
     let at = ["--host", &host, "--port", &port, "--username", "weir"];
-    cluster.calls("pgbench", &[&at[..], &["--initialize", "--quiet", "postgres"]].concat(), None).await.unwrap();
+    cluster.calls("pgbench", &[&at[..], &["--initialize", "--quiet", "postgres"]].concat(), None).unwrap();
     let run = ["--client", "4", "--connect", "--transactions", "25", "postgres"];
-    let report = cluster.calls("pgbench", &[&at[..], &run].concat(), None).await.unwrap();
+    let report = cluster.calls("pgbench", &[&at[..], &run].concat(), None).unwrap();
     assert!(report.contains("actually processed: 100/100") && report.contains("failed transactions: 0"), "{report}");
     server.terminate();
 }
@@ -201,27 +201,27 @@ async fn a_redis_and_its_clients_know_nothing_of_the_mesh() {
     command.args(["--port", "6379", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--appendonly", "no"]);
     let server = cluster.reviews.namespace.spawn("redis", command, directory.path());
     let (host, port) = (REDIS.0.to_string(), REDIS.1.to_string());
-    let redis = async |arguments: &[&str], input: Option<&Path>| {
-        cluster.calls("redis-cli", &[&["-h", &host, "-p", &port], arguments].concat(), input).await
+    let redis = |arguments: &[&str], input: Option<&Path>| {
+        cluster.calls("redis-cli", &[&["-h", &host, "-p", &port], arguments].concat(), input)
     };
     until("it answers through both sidecars", async || {
         server.still_runs()?;
-        let said = redis(&["ping"], None).await?;
+        let said = redis(&["ping"], None)?;
         ensure(said.trim() == "PONG", || said)
     })
     .await;
 
     let commands = directory.path().join("commands");
     std::fs::write(&commands, (0..10_000).map(|n| format!("SET key:{n} {n}\r\n")).collect::<String>()).unwrap();
-    let said = redis(&["--pipe"], Some(&commands)).await.unwrap();
+    let said = redis(&["--pipe"], Some(&commands)).unwrap();
     assert!(said.contains("errors: 0, replies: 10000"), "{said}");
-    assert_eq!(redis(&["get", "key:9999"], None).await.unwrap().trim(), "9999");
+    assert_eq!(redis(&["get", "key:9999"], None).unwrap().trim(), "9999");
 
     let large = directory.path().join("large");
     std::fs::write(&large, "x".repeat(10_000_000)).unwrap();
-    redis(&["-x", "set", "large"], Some(&large)).await.unwrap();
-    assert_eq!(redis(&["strlen", "large"], None).await.unwrap().trim(), "10000000");
-    assert_eq!(redis(&["get", "large"], None).await.unwrap().trim().len(), 10_000_000);
+    redis(&["-x", "set", "large"], Some(&large)).unwrap();
+    assert_eq!(redis(&["strlen", "large"], None).unwrap().trim(), "10000000");
+    assert_eq!(redis(&["get", "large"], None).unwrap().trim().len(), 10_000_000);
 
     // One client waits for what another brings.
     let mut command = Command::new(require("redis-cli"));
@@ -229,11 +229,11 @@ async fn a_redis_and_its_clients_know_nothing_of_the_mesh() {
     let waiting = cluster.caller.namespace.spawn("blpop", command, directory.path());
     until("somebody waits", async || {
         waiting.still_runs()?;
-        let clients = redis(&["client", "list"], None).await?;
+        let clients = redis(&["client", "list"], None)?;
         ensure(clients.contains("cmd=blpop"), || clients)
     })
     .await;
-    redis(&["rpush", "queue", "brought"], None).await.unwrap();
+    redis(&["rpush", "queue", "brought"], None).unwrap();
     waiting.logs(&["brought"]).await;
     server.terminate();
 }
