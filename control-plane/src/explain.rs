@@ -296,7 +296,12 @@ impl Asked<'_> {
         let found = translate::endpoints(self.index, name, &self.question.trust_domain);
         let endpoints: Vec<EndpointLine> = found.iter().flat_map(|it| &it.endpoints).map(endpoint_line).collect();
         let none = || Failure::new(Reason::NoEndpoint, format!("{name} has no ready endpoint"));
-        let fails = endpoints.is_empty().then(none);
+        let all = found.iter().flat_map(|it| &it.endpoints);
+        let refused: Option<Vec<String>> = all.map(refusal).collect();
+        let fails = refused.map(|all| {
+            let first = all.into_iter().next();
+            first.map_or_else(none, |why| Failure::new(Reason::BackendTlsFailed, why))
+        });
         BackendLine {
             backend: name.to_string(),
             weight,
@@ -449,11 +454,22 @@ fn count(backend: &BackendLine) -> String {
     }
 }
 
+/// Why an endpoint is not called, if a BackendTLSPolicy for it cannot be kept to.
+fn refusal(endpoint: &Endpoint) -> Option<String> {
+    let tls = endpoint.tls.as_deref()?;
+    let why = tls.terms.as_ref().err()?;
+    Some(format!("{why} (BackendTLSPolicy {})", tls.policy))
+}
+
 fn endpoint_line(endpoint: &Endpoint) -> EndpointLine {
     EndpointLine {
         address: endpoint.address,
         pod: endpoint.pod.to_string(),
         identity: endpoint.identity.as_ref().map(ToString::to_string),
+        tls: endpoint.tls.as_deref().map(|tls| match &tls.terms {
+            Ok(terms) => format!("TLS as {}", terms.server_name),
+            Err(_) => "not called".to_owned(),
+        }),
         zone: endpoint.zone.to_string(),
     }
 }

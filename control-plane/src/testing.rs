@@ -1,5 +1,7 @@
 //! What tests of this crate share: objects from YAML, and a small world in which things happen at random.
 
+use std::sync::LazyLock;
+
 use fastrand::Rng;
 use serde_json::{Value, json};
 use weir_core::names::{BackendRef, Label, ServiceRef, TrustDomain};
@@ -50,12 +52,14 @@ fn one<'a>(rng: &mut Rng, of: &[&'a str]) -> &'a str {
 /// Something that happens to one of a few objects, all of which refer to each other.
 pub(crate) fn random_event(rng: &mut Rng) -> Event {
     let namespace = one(rng, &NAMESPACES);
-    let value = match rng.u8(..12) {
+    let value = match rng.u8(..14) {
         0 => random_namespace(rng, namespace),
         1 | 2 => random_pod(rng, namespace),
         3 | 4 => random_service(rng, namespace),
         5 | 6 => random_slice(rng, namespace),
         7 | 8 => random_policy(rng, namespace),
+        9 => random_tls_policy(rng, namespace),
+        10 => random_config_map(rng, namespace),
         _ => random_route(rng, namespace),
     };
     match event(&value) {
@@ -92,7 +96,7 @@ fn random_pod(rng: &mut Rng, namespace: &str) -> Value {
 }
 
 fn random_service(rng: &mut Rng, namespace: &str) -> Value {
-    let names = [("http", 80), ("mysql", 3306), ("", 80), ("x", 3306), ("grpc", 80)];
+    let names = [("http", 80), ("mysql", 3306), ("", 80), ("x", 3306), ("grpc", 80), ("https", 80)];
     let (first, port) = names[rng.usize(..names.len())];
     let mut ports = vec![json!({"name": first, "port": port})];
     if rng.bool() {
@@ -186,6 +190,46 @@ fn random_policy(rng: &mut Rng, namespace: &str) -> Value {
             "faults": [{"delay": "1s", "percent": rng.u8(..3)}],
         },
     })
+}
+
+fn random_tls_policy(rng: &mut Rng, namespace: &str) -> Value {
+    let mut target = json!({"group": "", "kind": "Service", "name": one(rng, &SERVICES)});
+    let section = one(rng, &["", "", "http", "second", "x"]);
+    if !section.is_empty() {
+        target["sectionName"] = json!(section);
+    }
+    let reference = |rng: &mut Rng| json!({"group": "", "kind": one(rng, &["ConfigMap", "ConfigMap", "Secret"]), "name": one(rng, &["c0", "c1"])});
+    let references: Vec<Value> = (0..rng.u8(..3)).map(|_| reference(rng)).collect();
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy",
+        "metadata": {"name": one(rng, &["t0", "t1"]), "namespace": namespace, "generation": rng.u8(..3)},
+        "spec": {
+            "targetRefs": [target],
+            "validation": {"hostname": one(rng, &["a.example", "b.example"]), "caCertificateRefs": references},
+        },
+    })
+}
+
+/// Real certificates, made for nothing else.
+fn random_config_map(rng: &mut Rng, namespace: &str) -> Value {
+    static AUTHORITIES: LazyLock<[String; 2]> = LazyLock::new(|| [authority_pem(), authority_pem()]);
+    let bundle = match rng.u8(..4) {
+        0 => "no certificate",
+        1 => &AUTHORITIES[0],
+        _ => &AUTHORITIES[1],
+    };
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": one(rng, &["c0", "c1"]), "namespace": namespace},
+        "data": {one(rng, &["ca.crt", "ca.crt", "other"]): bundle},
+    })
+}
+
+/// A CA certificate.
+pub(crate) fn authority_pem() -> String {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.self_signed(&key).unwrap().pem()
 }
 
 /// Everything that can be asked for in that world.

@@ -11,11 +11,13 @@
 //! 4. [`route`] finds the rule and the backend for a request.
 //! 5. [`balance`] picks the endpoint; [`outlier`] keeps it away from sick ones.
 //! 6. [`retry`], [`budget`], [`backoff`] and [`deadline`] say whether and when to try again.
-//! 7. [`authz`] decides on the other side whether the request may enter.
+//! 7. [`backend_tls`] says how an endpoint outside the mesh is reached by TLS.
+//! 8. [`authz`] decides on the other side whether the request may enter.
 //!
 //! [`reason`] is the closed list of what the mesh answers by itself. [`rotation`] decides when certificates are renewed.
 
 pub mod authz;
+pub mod backend_tls;
 pub mod backoff;
 pub mod balance;
 pub mod budget;

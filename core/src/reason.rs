@@ -35,6 +35,8 @@ pub enum Reason {
     ConnectTimeout,
     /// Mutual TLS with the endpoint failed.
     MtlsFailed,
+    /// TLS with an endpoint outside the mesh failed, which a policy asks for.
+    BackendTlsFailed,
     /// The endpoint took the request and broke off before its answer began.
     UpstreamReset,
     /// The answer broke off, or is no HTTP.
@@ -69,7 +71,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for the metrics' bound and the documentation's test.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::BadRequest,
         Self::HeadersTooLarge,
         Self::ClientAborted,
@@ -84,6 +86,7 @@ impl Reason {
         Self::ConnectFailed,
         Self::ConnectTimeout,
         Self::MtlsFailed,
+        Self::BackendTlsFailed,
         Self::UpstreamReset,
         Self::BadResponse,
         Self::RequestTimeout,
@@ -119,6 +122,7 @@ impl Reason {
             Self::ConnectFailed => "connect-failed",
             Self::ConnectTimeout => "connect-timeout",
             Self::MtlsFailed => "mtls-failed",
+            Self::BackendTlsFailed => "backend-tls-failed",
             Self::UpstreamReset => "upstream-reset",
             Self::BadResponse => "bad-response",
             Self::RequestTimeout => "request-timeout",
@@ -150,6 +154,7 @@ impl Reason {
             Self::InvalidRoute | Self::InvalidBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Self::ConnectFailed
             | Self::MtlsFailed
+            | Self::BackendTlsFailed
             | Self::HandshakeFailed
             | Self::UpstreamReset
             | Self::BadResponse
@@ -185,6 +190,7 @@ impl Reason {
             | Self::NoCertificate
             | Self::ConnectFailed
             | Self::MtlsFailed
+            | Self::BackendTlsFailed
             | Self::HandshakeFailed
             | Self::UpstreamReset
             | Self::BadResponse

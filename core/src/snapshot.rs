@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::authz::MtlsMode;
+use crate::backend_tls::BackendTls;
 use crate::names::{BackendRef, Identity, ServiceRef, TrustDomain};
 use crate::policy::{AdaptiveConcurrency, BackendPolicy, Injection, RateLimit};
 use crate::route::{RouteTable, StreamTable};
@@ -86,6 +87,9 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// Set when it has a sidecar: callers use mutual TLS and accept this identity only.
     pub identity: Option<Arc<Identity>>,
+    /// Set when it has none, and a policy says that it is reached by TLS. It is part of what the endpoint is: under other terms it
+    /// is another one, to which no connection leads yet.
+    pub tls: Option<Arc<BackendTls>>,
     /// Topology zone, empty if unknown.
     pub zone: Arc<str>,
     /// What the workload speaks on this port.

@@ -5,6 +5,7 @@
 //! spoils the rule that it stands in and nothing else: such fields are text in [`raw`] and judged later.
 
 mod annotations;
+pub mod backend_tls;
 mod field;
 mod gateway;
 pub mod policy;
@@ -36,6 +37,7 @@ pub use service::{Service, ServiceForm, ServicePort};
 pub use slice::{EndpointSlice, SliceEndpoint, SlicePort};
 pub use workload::{Namespace, Pod};
 
+use backend_tls::{BackendTlsPolicy, ConfigMap};
 use policy::TrafficPolicy;
 use routes::Route;
 
@@ -60,6 +62,10 @@ pub enum Kind {
     TcpRoute,
     /// `weir.dev/v1alpha1` TrafficPolicy.
     TrafficPolicy,
+    /// `gateway.networking.k8s.io/v1` BackendTLSPolicy.
+    BackendTlsPolicy,
+    /// `v1` ConfigMap.
+    ConfigMap,
 }
 
 impl Kind {
@@ -76,6 +82,8 @@ impl Kind {
             Self::TlsRoute => "TLSRoute",
             Self::TcpRoute => "TCPRoute",
             Self::TrafficPolicy => "TrafficPolicy",
+            Self::BackendTlsPolicy => "BackendTLSPolicy",
+            Self::ConfigMap => "ConfigMap",
         }
     }
 
@@ -87,7 +95,13 @@ impl Kind {
             Self::GrpcRoute => Some(RouteKind::Grpc),
             Self::TlsRoute => Some(RouteKind::Tls),
             Self::TcpRoute => Some(RouteKind::Tcp),
-            Self::Namespace | Self::Pod | Self::Service | Self::EndpointSlice | Self::TrafficPolicy => None,
+            Self::Namespace
+            | Self::Pod
+            | Self::Service
+            | Self::EndpointSlice
+            | Self::TrafficPolicy
+            | Self::BackendTlsPolicy
+            | Self::ConfigMap => None,
         }
     }
 
@@ -104,6 +118,8 @@ impl Kind {
                 "TLSRoute",
             ) => Some(Self::TlsRoute),
             ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1alpha2", "TCPRoute") => Some(Self::TcpRoute),
+            ("gateway.networking.k8s.io/v1", "BackendTLSPolicy") => Some(Self::BackendTlsPolicy),
+            ("v1", "ConfigMap") => Some(Self::ConfigMap),
             ("weir.dev/v1alpha1", "TrafficPolicy") => Some(Self::TrafficPolicy),
             _ => None,
         }
@@ -162,6 +178,10 @@ pub enum Object {
     Route(Arc<Route>),
     /// See [`TrafficPolicy`].
     TrafficPolicy(Arc<TrafficPolicy>),
+    /// See [`BackendTlsPolicy`].
+    BackendTlsPolicy(Arc<BackendTlsPolicy>),
+    /// See [`ConfigMap`].
+    ConfigMap(Arc<ConfigMap>),
 }
 
 impl Object {
@@ -176,6 +196,8 @@ impl Object {
             Self::EndpointSlice(it) => key(Kind::EndpointSlice, it.key.namespace.as_str(), it.key.name.as_str()),
             Self::Route(it) => routes::object_key(&it.key),
             Self::TrafficPolicy(it) => policy::object_key(&it.key),
+            Self::BackendTlsPolicy(it) => backend_tls::object_key(&it.key),
+            Self::ConfigMap(it) => key(Kind::ConfigMap, it.key.namespace.as_str(), it.key.name.as_str()),
         }
     }
 }
@@ -227,6 +249,8 @@ pub fn decode(value: &Value) -> Decoded {
         Kind::TlsRoute => gateway::tls_route(value),
         Kind::TcpRoute => gateway::tcp_route(value),
         Kind::TrafficPolicy => policy::policy(value),
+        Kind::BackendTlsPolicy => backend_tls::policy(value),
+        Kind::ConfigMap => backend_tls::config_map(value),
     };
     match decoded {
         Ok((object, problems)) => Decoded::Object(object, problems),

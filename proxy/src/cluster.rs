@@ -79,7 +79,7 @@ impl Cluster {
         let list = &endpoints.endpoints;
         let keeping = Keeping::of(&endpoints.policy);
         let make = |endpoint: &Endpoint| {
-            let upstream = Upstream::new(&self.shared, endpoint.address, endpoint.identity.clone());
+            let upstream = Upstream::new(&self.shared, endpoint.address, endpoint.identity.clone(), endpoint.tls.as_ref());
             upstream.keep(keeping);
             upstream
         };

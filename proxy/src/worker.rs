@@ -104,7 +104,7 @@ impl Worker {
         let key = (address, identity.cloned());
         let mut direct = self.direct.borrow_mut();
         let entry = direct.entry(key).or_insert_with(|| Direct {
-            upstream: Upstream::new(&self.shared, address, identity.cloned()),
+            upstream: Upstream::new(&self.shared, address, identity.cloned(), None),
             last_used: Cell::new(Instant::now()),
         });
         entry.last_used.set(Instant::now());

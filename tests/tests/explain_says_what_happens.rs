@@ -86,6 +86,19 @@ spec:
     })
     .await;
     mesh.reaches(&caller, "http://one/").await;
+    let outside = mesh.workload("outside").outside_the_mesh().app(App::http("outside")).start().await;
+    mesh.service("outside").backed_by([&outside]).apply();
+    mesh.manifests().write(
+        "backend-tls",
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: outside, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: outside}]
+  validation: {hostname: outside.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: gone}]}
+",
+    );
+    mesh.gets(&caller, "http://outside/", 502).await;
 
     let get = Method::GET;
     for (method, url, header) in [
@@ -103,6 +116,7 @@ spec:
         (&get, "http://front/future", None),
         (&get, "http://front/", None),
         (&get, "http://one.shop.svc/x", None),
+        (&get, "http://outside/", None),
         (&get, "http://front:81/", None),
         (&get, "http://nobody.shop/", None),
     ] {

@@ -35,6 +35,14 @@ pub enum TlsError {
         /// Who should have.
         expected: Identity,
     },
+    /// A server outside the mesh is another one.
+    #[error("its certificate is for {found}, expected {expected}")]
+    WrongName {
+        /// The names in its certificate.
+        found: String,
+        /// Those of which it should have one.
+        expected: String,
+    },
     /// The roots speak for one trust domain only.
     #[error("the certificate is that of {found}, which is outside of the trust domain {ours} that these roots speak for")]
     ForeignTrustDomain {

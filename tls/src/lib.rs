@@ -8,6 +8,7 @@
 //! certificates, [`mod@refusal`] turns a failed handshake into a reason and a sentence for a log.
 
 pub mod alpn;
+pub mod backend;
 pub mod config;
 pub mod credentials;
 mod error;
@@ -20,6 +21,7 @@ mod sessions;
 mod utc;
 pub mod verify;
 
+pub use backend::{backend_config, backend_server_name, ca_certificates, explain_backend};
 pub use config::{ClientAuth, client_config, server_config, server_name};
 pub use credentials::Credentials;
 pub use error::TlsError;

@@ -77,7 +77,7 @@ fn one_backend(out: &mut String, backend: &BackendLine) {
         let _ = writeln!(out, "            ✗ {} {}: {}", failure.status, failure.reason, failure.detail);
     }
     for endpoint in &backend.endpoints {
-        let how = endpoint.identity.as_deref().unwrap_or("plaintext, it has no sidecar");
+        let how = endpoint.identity.as_deref().or(endpoint.tls.as_deref()).unwrap_or("plaintext, it has no sidecar");
         let zone = if endpoint.zone.is_empty() { String::new() } else { format!("  zone {}", endpoint.zone) };
         let _ = writeln!(out, "            {}  {}  {how}{zone}", endpoint.address, endpoint.pod);
     }

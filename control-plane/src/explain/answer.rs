@@ -118,9 +118,12 @@ pub struct EndpointLine {
     /// Its Pod.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub pod: String,
-    /// Who must answer there; none: plaintext.
+    /// Who must answer there; none: plaintext, or what `tls` says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
+    /// What a BackendTLSPolicy makes of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<String>,
     /// Its zone.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub zone: String,

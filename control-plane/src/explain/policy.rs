@@ -1,6 +1,7 @@
-//! What TrafficPolicies do to a request.
+//! What policies do to a request.
 
 use http::HeaderMap;
+use weir_core::backend_tls::BackendTls;
 use weir_core::balance::Algorithm;
 use weir_core::names::BackendRef;
 use weir_core::policy::{HashOn, Injection, RateKey, RateLimit};
@@ -27,7 +28,9 @@ pub(super) fn add(explanation: &mut Explanation, index: &Index, dialled: &Backen
         }
     }
     for name in explanation.backends.iter().map(|it| it.backend.clone()).collect::<Vec<_>>() {
-        let Some(policy) = name.parse::<BackendRef>().ok().and_then(|backend| of(index, &backend)) else { continue };
+        let Ok(backend) = name.parse::<BackendRef>() else { continue };
+        explanation.policies.extend(tls(index, &backend));
+        let Some(policy) = of(index, &backend) else { continue };
         explanation.policies.push(format!("{name} is balanced by {} (TrafficPolicy {})", balancer(policy), policy.key));
         explanation.policies.extend(bounds(policy).map(|it| format!("{name} {it} (TrafficPolicy {})", policy.key)));
         explanation.policies.extend(
@@ -39,6 +42,20 @@ pub(super) fn add(explanation: &mut Explanation, index: &Index, dialled: &Backen
 fn of<'a>(index: &'a Index, backend: &BackendRef) -> Option<&'a TrafficPolicy> {
     let port = index.service(&backend.service)?.port(backend.port)?;
     translate::in_force(index, &backend.service, port)
+}
+
+/// What a BackendTLSPolicy says of the endpoints that have no sidecar.
+fn tls(index: &Index, backend: &BackendRef) -> Option<String> {
+    let port = index.service(&backend.service)?.port(backend.port)?;
+    let BackendTls { policy, terms } = translate::backend_tls(index, translate::tls_in_force(index, &backend.service, port)?);
+    let said = match terms {
+        Ok(terms) => {
+            let names: Vec<String> = terms.names.iter().map(ToString::to_string).collect();
+            format!("reached by TLS as {}, and must have a certificate for {}", terms.server_name, names.join(" or "))
+        }
+        Err(why) => format!("not called, and requests to them fail with {}: {why}", Reason::BackendTlsFailed.as_str()),
+    };
+    Some(format!("endpoints of {backend} without a sidecar are {said} (BackendTLSPolicy {policy})"))
 }
 
 fn fault(it: &Injection) -> String {

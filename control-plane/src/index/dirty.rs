@@ -25,8 +25,10 @@ pub struct Dirty {
     pub namespaces: BTreeSet<Label>,
     /// The status of these routes.
     pub routes: BTreeSet<RouteRef>,
-    /// The status of these policies.
+    /// The status of these TrafficPolicies.
     pub policies: BTreeSet<NamespacedName>,
+    /// The status of these BackendTLSPolicies.
+    pub tls_policies: BTreeSet<NamespacedName>,
     /// The trust bundle.
     pub trust: bool,
 }
@@ -42,6 +44,7 @@ impl Dirty {
         self.namespaces.extend(other.namespaces);
         self.routes.extend(other.routes);
         self.policies.extend(other.policies);
+        self.tls_policies.extend(other.tls_policies);
         self.trust |= other.trust;
     }
 

@@ -19,6 +19,7 @@ use weir_core::route::RouteRef;
 pub use dirty::Dirty;
 
 use self::relations::Relations;
+use crate::objects::backend_tls::{self, BackendTlsPolicy, ConfigMap};
 use crate::objects::policy::{TrafficPolicy, policy_key};
 use crate::objects::{EndpointSlice, Kind, Namespace, NamespacedName, Object, ObjectKey, Pod, Service};
 use crate::routes::{Route, route_key};
@@ -41,6 +42,8 @@ pub struct Index {
     slices: BTreeMap<NamespacedName, Arc<EndpointSlice>>,
     routes: BTreeMap<RouteRef, Arc<Route>>,
     policies: BTreeMap<NamespacedName, Arc<TrafficPolicy>>,
+    tls_policies: BTreeMap<NamespacedName, Arc<BackendTlsPolicy>>,
+    config_maps: BTreeMap<NamespacedName, Arc<ConfigMap>>,
     relations: Relations,
 }
 
@@ -55,6 +58,8 @@ impl Index {
             Event::Apply(Object::EndpointSlice(it)) => self.put_slice(&it.key.clone(), Some(it), &mut dirty),
             Event::Apply(Object::Route(it)) => self.put_route(&it.key.clone(), Some(it), &mut dirty),
             Event::Apply(Object::TrafficPolicy(it)) => self.put_policy(&it.key.clone(), Some(it), &mut dirty),
+            Event::Apply(Object::BackendTlsPolicy(it)) => self.put_tls_policy(&it.key.clone(), Some(it), &mut dirty),
+            Event::Apply(Object::ConfigMap(it)) => self.put_config_map(&it.key.clone(), Some(it), &mut dirty),
             Event::Delete(key) => self.delete(&key, &mut dirty),
         }
         dirty
@@ -74,6 +79,8 @@ impl Index {
             Kind::Pod => self.put_pod(&NamespacedName { namespace, name }, None, dirty),
             Kind::EndpointSlice => self.put_slice(&NamespacedName { namespace, name }, None, dirty),
             Kind::TrafficPolicy => self.put_policy(&NamespacedName { namespace, name }, None, dirty),
+            Kind::BackendTlsPolicy => self.put_tls_policy(&NamespacedName { namespace, name }, None, dirty),
+            Kind::ConfigMap => self.put_config_map(&NamespacedName { namespace, name }, None, dirty),
             Kind::Service => {
                 if let Ok(name) = key.name.parse() {
                     self.put_service(&ServiceRef { namespace, name }, None, dirty);
@@ -165,18 +172,43 @@ impl Index {
         self.relations.policies_of(service).filter_map(|key| self.policies.get(key))
     }
 
+    /// The BackendTLSPolicy of this name.
+    #[must_use]
+    pub fn tls_policy(&self, key: &NamespacedName) -> Option<&Arc<BackendTlsPolicy>> {
+        self.tls_policies.get(key)
+    }
+
+    /// All BackendTLSPolicies by name.
+    pub fn tls_policies(&self) -> impl Iterator<Item = &Arc<BackendTlsPolicy>> {
+        self.tls_policies.values()
+    }
+
+    /// The BackendTLSPolicies that name this Service as a target, by name.
+    pub fn tls_policies_of(&self, service: &ServiceRef) -> impl Iterator<Item = &Arc<BackendTlsPolicy>> {
+        self.relations.tls_of(service).filter_map(|key| self.tls_policies.get(key))
+    }
+
+    /// The ConfigMap of this name.
+    #[must_use]
+    pub fn config_map(&self, key: &NamespacedName) -> Option<&Arc<ConfigMap>> {
+        self.config_maps.get(key)
+    }
+
     /// `metadata.generation` of a route or a policy.
     #[must_use]
     pub fn judged_generation(&self, key: &ObjectKey) -> Option<i64> {
         let route = route_key(key).and_then(|key| self.routes.get(&key)).map(|route| route.generation);
-        route.or_else(|| Some(self.policies.get(&policy_key(key)?)?.generation))
+        let policy = || Some(self.policies.get(&policy_key(key)?)?.generation);
+        let tls_policy = || Some(self.tls_policies.get(&backend_tls::policy_key(key)?)?.generation);
+        route.or_else(policy).or_else(tls_policy)
     }
 
     /// How many objects there are.
     #[must_use]
     pub fn len(&self) -> usize {
         let of_kubernetes = self.namespaces.len() + self.pods.len() + self.services.len() + self.slices.len();
-        of_kubernetes + self.routes.len() + self.policies.len()
+        let of_policies = self.policies.len() + self.tls_policies.len() + self.config_maps.len();
+        of_kubernetes + self.routes.len() + of_policies
     }
 
     /// Whether there are none.
@@ -253,6 +285,7 @@ impl Index {
         }
         dirty.routes.extend(as_parent.chain(as_backend).cloned());
         dirty.policies.extend(self.relations.policies_of(name).cloned());
+        dirty.tls_policies.extend(self.relations.tls_of(name).cloned());
         self.workloads_changed(name, dirty);
     }
 
@@ -305,6 +338,29 @@ impl Index {
             // One policy may take a port from another.
             dirty.policies.extend(self.relations.policies_of(&target.service).cloned());
             self.workloads_changed(&target.service, dirty);
+        }
+    }
+
+    fn put_tls_policy(&mut self, key: &NamespacedName, new: Option<Arc<BackendTlsPolicy>>, dirty: &mut Dirty) {
+        let old = replace(&mut self.tls_policies, key, new.clone());
+        if old == new {
+            return;
+        }
+        self.relations.backend_tls(key, old.as_deref(), new.as_deref());
+        dirty.tls_policies.insert(key.clone());
+        for target in old.iter().chain(&new).flat_map(|policy| &policy.targets) {
+            // One policy may take a port from another, and what is spoken on a port may be another thing now.
+            self.service_changed(&target.service, dirty);
+        }
+    }
+
+    fn put_config_map(&mut self, key: &NamespacedName, new: Option<Arc<ConfigMap>>, dirty: &mut Dirty) {
+        if replace(&mut self.config_maps, key, new.clone()) == new {
+            return;
+        }
+        for policy in self.relations.tls_from(key).filter_map(|policy| self.tls_policies.get(policy)) {
+            dirty.tls_policies.insert(policy.key.clone());
+            dirty.endpoints.extend(policy.targets.iter().map(|target| target.service.clone()));
         }
     }
 }

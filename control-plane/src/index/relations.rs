@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use weir_core::names::ServiceRef;
 use weir_core::route::RouteRef;
 
+use crate::objects::backend_tls::BackendTlsPolicy;
 use crate::objects::policy::TrafficPolicy;
 use crate::objects::{EndpointSlice, NamespacedName, Pod, Service};
 use crate::routes::Route;
@@ -23,6 +24,8 @@ pub(super) struct Relations {
     routes_by_parent: Many<ServiceRef, RouteRef>,
     routes_by_backend: Many<ServiceRef, RouteRef>,
     policies_by_target: Many<ServiceRef, NamespacedName>,
+    tls_by_target: Many<ServiceRef, NamespacedName>,
+    tls_by_config_map: Many<NamespacedName, NamespacedName>,
 }
 
 impl Relations {
@@ -55,6 +58,27 @@ impl Relations {
     /// Policies that name the Service as a target.
     pub(super) fn policies_of(&self, service: &ServiceRef) -> impl Iterator<Item = &NamespacedName> {
         self.policies_by_target.get(service).into_iter().flatten()
+    }
+
+    /// BackendTLSPolicies that name the Service as a target.
+    pub(super) fn tls_of(&self, service: &ServiceRef) -> impl Iterator<Item = &NamespacedName> {
+        self.tls_by_target.get(service).into_iter().flatten()
+    }
+
+    /// BackendTLSPolicies that name the ConfigMap.
+    pub(super) fn tls_from(&self, config_map: &NamespacedName) -> impl Iterator<Item = &NamespacedName> {
+        self.tls_by_config_map.get(config_map).into_iter().flatten()
+    }
+
+    pub(super) fn backend_tls(&mut self, key: &NamespacedName, old: Option<&BackendTlsPolicy>, new: Option<&BackendTlsPolicy>) {
+        let targets = |policy: Option<&BackendTlsPolicy>| -> Vec<ServiceRef> {
+            policy.into_iter().flat_map(|policy| policy.targets.iter().map(|target| target.service.clone())).collect()
+        };
+        relate(&mut self.tls_by_target, key, targets(old), targets(new));
+        let config_maps = |policy: Option<&BackendTlsPolicy>| -> Vec<NamespacedName> {
+            policy.into_iter().flat_map(BackendTlsPolicy::config_maps).collect()
+        };
+        relate(&mut self.tls_by_config_map, key, config_maps(old), config_maps(new));
     }
 
     pub(super) fn policy(&mut self, key: &NamespacedName, old: Option<&TrafficPolicy>, new: Option<&TrafficPolicy>) {

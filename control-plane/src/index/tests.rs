@@ -46,6 +46,9 @@ fn keys(index: &Index) -> Vec<ObjectKey> {
     let slices = index.slices.values().map(|it| Object::EndpointSlice(it.clone()).key());
     let routes = index.routes.values().map(|it| Object::Route(it.clone()).key());
     let policies = index.policies.values().map(|it| Object::TrafficPolicy(it.clone()).key());
+    let tls_policies = index.tls_policies.values().map(|it| Object::BackendTlsPolicy(it.clone()).key());
+    let config_maps = index.config_maps.values().map(|it| Object::ConfigMap(it.clone()).key());
+    let policies = policies.chain(tls_policies).chain(config_maps);
     namespaces.chain(pods).chain(services).chain(slices).chain(routes).chain(policies).collect()
 }
 
@@ -103,6 +106,9 @@ fn check(before: &Index, after: &Index, dirty: &Dirty, when: &str) {
         let differs = translate::policy_status(before, &policy) != translate::policy_status(after, &policy)
             || translate::policy_unresolved(before, &policy) != translate::policy_unresolved(after, &policy);
         assert!(!differs || dirty.policies.contains(&policy), "status of policy {policy}, {when}");
+        let differs = translate::backend_tls_status(before, &policy) != translate::backend_tls_status(after, &policy)
+            || translate::backend_tls_unresolved(before, &policy) != translate::backend_tls_unresolved(after, &policy);
+        assert!(!differs || dirty.tls_policies.contains(&policy), "status of TLS policy {policy}, {when}");
     }
 }
 
@@ -125,6 +131,8 @@ impl Index {
         let pods = self.pods.values().map(|it| Event::Apply(Object::Pod(it.clone())));
         let slices = self.slices.values().map(|it| Event::Apply(Object::EndpointSlice(it.clone())));
         let policies = self.policies.values().map(|it| Event::Apply(Object::TrafficPolicy(it.clone())));
-        namespaces.chain(pods).chain(slices).chain(policies).collect()
+        let tls_policies = self.tls_policies.values().map(|it| Event::Apply(Object::BackendTlsPolicy(it.clone())));
+        let config_maps = self.config_maps.values().map(|it| Event::Apply(Object::ConfigMap(it.clone())));
+        namespaces.chain(pods).chain(slices).chain(policies).chain(tls_policies).chain(config_maps).collect()
     }
 }

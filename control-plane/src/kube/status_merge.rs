@@ -28,8 +28,10 @@ pub(super) const fn form(kind: Kind) -> Option<Form> {
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
             Some(Form { references: "parentRefs", entries: "parents", reference: "parentRef" })
         }
-        Kind::TrafficPolicy => Some(Form { references: "targetRefs", entries: "ancestors", reference: "ancestorRef" }),
-        Kind::Namespace | Kind::Pod | Kind::Service | Kind::EndpointSlice => None,
+        Kind::TrafficPolicy | Kind::BackendTlsPolicy => {
+            Some(Form { references: "targetRefs", entries: "ancestors", reference: "ancestorRef" })
+        }
+        Kind::Namespace | Kind::Pod | Kind::Service | Kind::EndpointSlice | Kind::ConfigMap => None,
     }
 }
 

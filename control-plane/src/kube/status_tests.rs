@@ -219,8 +219,14 @@ async fn a_conflict_is_read_again_and_an_absent_server_waited_for() {
 
 #[test]
 fn a_policys_status_has_the_names_of_its_own_form() {
+    for kind in [Kind::TrafficPolicy, Kind::BackendTlsPolicy] {
+        has_the_names_of_its_own_form(kind);
+    }
+}
+
+fn has_the_names_of_its_own_form(kind: Kind) {
     let target = json!({"group": "", "kind": "Service", "name": "a"});
-    let key = ObjectKey { kind: Kind::TrafficPolicy, namespace: "shop".into(), name: "p".into() };
+    let key = ObjectKey { kind, namespace: "shop".into(), name: "p".into() };
     let value = json!({
         "metadata": {"name": "p", "namespace": "shop", "generation": 2, "resourceVersion": "7"},
         "spec": {"targetRefs": [target]},

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use weir_core::authz::MtlsMode;
+use weir_core::backend_tls::{BackendTls, SubjectName, TlsRoots};
 use weir_core::balance::{Algorithm, EjectionConfig, Judgement};
 use weir_core::budget::BudgetConfig;
 use weir_core::names::{BackendRef, ServiceRef};
@@ -285,8 +286,38 @@ fn retry(policy: &RetryPolicy) -> v1::Retry {
 fn endpoints(it: &Endpoints) -> v1::Endpoints {
     v1::Endpoints {
         name: Some(backend_name(&it.name)),
-        endpoints: it.endpoints.iter().map(endpoint).collect(),
+        endpoints: it.endpoints.iter().filter(|it| it.tls.is_none()).map(endpoint).collect(),
         policy: (*it.policy != BackendPolicy::default()).then(|| backend_policy(&it.policy)),
+        // They all have the same: one policy holds for a port.
+        tls: it.endpoints.iter().find_map(|it| it.tls.as_deref()).map(backend_tls),
+        tls_endpoints: it.endpoints.iter().filter(|it| it.tls.is_some()).map(endpoint).collect(),
+    }
+}
+
+fn backend_tls(it: &BackendTls) -> v1::BackendTls {
+    use v1::backend_tls::Roots;
+    use v1::subject_name::Kind;
+    let policy = it.policy.to_string();
+    let terms = match &it.terms {
+        Ok(terms) => terms,
+        Err(why) => return v1::BackendTls { policy, invalid: why.to_string(), ..v1::BackendTls::default() },
+    };
+    let name = |name: &SubjectName| match name {
+        SubjectName::Dns(name) => v1::SubjectName { kind: Some(Kind::Dns(name.to_string())) },
+        SubjectName::Uri(uri) => v1::SubjectName { kind: Some(Kind::Uri(uri.to_string())) },
+    };
+    let roots = match &terms.roots {
+        TlsRoots::System => Roots::System(true),
+        TlsRoots::Certificates(ders) => {
+            Roots::Certificates(v1::CaCertificates { ders: ders.iter().map(|der| Bytes::copy_from_slice(der)).collect() })
+        }
+    };
+    v1::BackendTls {
+        policy,
+        invalid: String::new(),
+        server_name: terms.server_name.to_string(),
+        names: terms.names.iter().map(name).collect(),
+        roots: Some(roots),
     }
 }
 

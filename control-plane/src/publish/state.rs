@@ -8,7 +8,7 @@ use weir_core::snapshot::{Resource, ResourceName, TrustBundle};
 
 use super::resources::{Encoded, Resources};
 use crate::index::{Dirty, Event, Index};
-use crate::objects::{ObjectKey, Problem, policy};
+use crate::objects::{ObjectKey, Problem, backend_tls, policy};
 use crate::routes;
 use crate::translate::{self, Status, Workload};
 
@@ -66,7 +66,11 @@ impl State {
         let policies = dirty.policies.iter().map(|policy| {
             (policy::object_key(policy), translate::policy_unresolved(index, policy), translate::policy_status(index, policy))
         });
-        for (key, unresolved, new) in routes.chain(policies) {
+        let tls_policies = dirty.tls_policies.iter().map(|policy| {
+            let unresolved = translate::backend_tls_unresolved(index, policy);
+            (backend_tls::object_key(policy), unresolved, translate::backend_tls_status(index, policy))
+        });
+        for (key, unresolved, new) in routes.chain(policies).chain(tls_policies) {
             keep(&mut self.unresolved, &key, unresolved);
             let old = match &new {
                 Some(status) => self.statuses.insert(key.clone(), status.clone()),

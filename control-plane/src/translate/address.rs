@@ -18,6 +18,8 @@ pub fn address(index: &Index, ip: IpAddr, trust_domain: &TrustDomain) -> Option<
     Some(AddressTarget::Workload(Endpoint {
         address: SocketAddr::new(ip, 0),
         identity: identity(pod, trust_domain),
+        // A policy is for a Service's callers.
+        tls: None,
         zone: "".into(),
         // It differs from port to port, and the caller's first bytes tell as well.
         protocol: Protocol::Detect,

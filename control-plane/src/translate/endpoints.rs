@@ -8,6 +8,7 @@ use weir_core::balance::Locality;
 use weir_core::names::{BackendRef, Identity, TrustDomain};
 use weir_core::snapshot::{Endpoint, Endpoints, Protocol};
 
+use super::backend_tls::{backend_tls, tls_in_force};
 use super::policy::in_force;
 use super::protocol::{behind, pod_opaque, said};
 use crate::index::Index;
@@ -25,6 +26,11 @@ pub fn endpoints(index: &Index, name: &BackendRef, trust_domain: &TrustDomain) -
     let mut endpoints = collect(|it| it.ready);
     if endpoints.is_empty() {
         endpoints = collect(|it| it.serving && it.terminating);
+    }
+    if let Some(tls) = tls_in_force(index, &name.service, port).map(|policy| Arc::new(backend_tls(index, policy))) {
+        for endpoint in endpoints.values_mut().filter(|it| it.identity.is_none()) {
+            endpoint.tls = Some(Arc::clone(&tls));
+        }
     }
     let policy = in_force(index, &name.service, port);
     // What Kubernetes was asked for holds unless a policy says something else.
@@ -64,6 +70,7 @@ fn collect(
                 endpoints.entry(address).or_insert_with(|| Endpoint {
                     address,
                     identity: pod.and_then(|pod| identity(pod, trust_domain)),
+                    tls: None,
                     zone: Arc::clone(it.hint.as_ref().unwrap_or(&it.zone)),
                     protocol: behind(said, target.port, opaque),
                     pod: pod_name(pod, it),

@@ -6,6 +6,7 @@
 mod address;
 mod attach;
 mod backend;
+mod backend_tls;
 mod endpoints;
 mod inbound;
 mod mismatch;
@@ -17,6 +18,7 @@ mod status;
 mod tests;
 
 pub use address::address;
+pub use backend_tls::{backend_tls, backend_tls_status, backend_tls_unresolved, tls_in_force};
 pub use endpoints::endpoints;
 pub use inbound::{Workload, inbound};
 pub use mismatch::mismatched;

@@ -1,4 +1,4 @@
-//! Which TrafficPolicy holds for a port, and what its author must know.
+//! Which policy holds for a port, and what the author of a TrafficPolicy must know.
 
 use weir_core::names::ServiceRef;
 
@@ -7,16 +7,59 @@ use crate::index::Index;
 use crate::objects::policy::{PolicyTarget, TrafficPolicy};
 use crate::objects::{NamespacedName, Problem, Service, ServiceForm, ServicePort};
 
-/// The policy that holds for a port. One that names the port goes before one for the whole Service; of two alike the older one
-/// counts, and then the first by name (GEP-713). It counts whole: two policies are never mixed.
+/// A policy that is attached to Services, or to ports of them (GEP-713).
+pub(super) trait Attach: Sized + 'static {
+    /// Its kind.
+    const KIND: &'static str;
+
+    /// Its name.
+    fn key(&self) -> &NamespacedName;
+
+    /// When it was created, in seconds since 1970.
+    fn created_seconds(&self) -> i64;
+
+    /// What it is for.
+    fn targets(&self) -> &[PolicyTarget];
+
+    /// Those that name a Service as a target.
+    fn of_service<'a>(index: &'a Index, service: &ServiceRef) -> impl Iterator<Item = &'a Self>;
+}
+
+impl Attach for TrafficPolicy {
+    const KIND: &'static str = "TrafficPolicy";
+
+    fn key(&self) -> &NamespacedName {
+        &self.key
+    }
+
+    fn created_seconds(&self) -> i64 {
+        self.created_seconds
+    }
+
+    fn targets(&self) -> &[PolicyTarget] {
+        &self.targets
+    }
+
+    fn of_service<'a>(index: &'a Index, service: &ServiceRef) -> impl Iterator<Item = &'a Self> {
+        index.policies_of(service).map(AsRef::as_ref)
+    }
+}
+
+/// The TrafficPolicy that holds for a port.
 #[must_use]
 pub fn in_force<'a>(index: &'a Index, service: &ServiceRef, port: &ServicePort) -> Option<&'a TrafficPolicy> {
-    let for_port = |policy: &&'a TrafficPolicy, named: bool| {
-        policy.targets.iter().any(|it| it.service == *service && means(it, port) && it.section.is_some() == named)
+    holding(index, service, port)
+}
+
+/// The policy of a kind that holds for a port. One that names the port goes before one for the whole Service; of two alike the
+/// older one counts, and then the first by name (GEP-713). It counts whole: two policies are never mixed.
+pub(super) fn holding<'a, P: Attach>(index: &'a Index, service: &ServiceRef, port: &ServicePort) -> Option<&'a P> {
+    let for_port = |policy: &&'a P, named: bool| {
+        policy.targets().iter().any(|it| it.service == *service && means(it, port) && it.section.is_some() == named)
     };
     let oldest = |named: bool| {
-        let policies = index.policies_of(service).map(AsRef::as_ref);
-        policies.filter(|it| for_port(it, named)).min_by_key(|it: &&TrafficPolicy| (it.created_seconds, &it.key))
+        let policies = P::of_service(index, service);
+        policies.filter(|it| for_port(it, named)).min_by_key(|it| (it.created_seconds(), it.key()))
     };
     oldest(true).or_else(|| oldest(false))
 }
@@ -30,7 +73,7 @@ fn means(target: &PolicyTarget, port: &ServicePort) -> bool {
 pub fn policy_status(index: &Index, key: &NamespacedName) -> Option<Status> {
     let policy = index.policy(key)?;
     let parents = policy.targets.iter().map(|target| {
-        let (status, reason, message) = match attachment(index, policy, target) {
+        let (status, reason, message) = match attachment(index, &**policy, target) {
             Ok(message) => ("True", "Accepted", message),
             Err((reason, message)) => ("False", reason, message),
         };
@@ -55,20 +98,21 @@ pub fn policy_status(index: &Index, key: &NamespacedName) -> Option<Status> {
 pub fn policy_unresolved(index: &Index, key: &NamespacedName) -> Vec<Problem> {
     let Some(policy) = index.policy(key) else { return Vec::new() };
     let lost = policy.targets.iter().filter_map(|target| {
-        let (reason, message) = attachment(index, policy, target).err()?;
+        let (reason, message) = attachment(index, &**policy, target).err()?;
         Some(Problem::new(target.field(), format!("{message} ({reason})")))
     });
     lost.collect()
 }
 
-fn target_text(target: &PolicyTarget) -> String {
+pub(super) fn target_text(target: &PolicyTarget) -> String {
     match &target.section {
         Some(section) => format!("{}#{section}", target.service),
         None => target.service.to_string(),
     }
 }
 
-fn attachment(index: &Index, policy: &TrafficPolicy, target: &PolicyTarget) -> Result<String, (&'static str, String)> {
+/// Where a policy holds for one of its targets, in a sentence, or why it does not.
+pub(super) fn attachment<P: Attach>(index: &Index, policy: &P, target: &PolicyTarget) -> Result<String, (&'static str, String)> {
     let name = &target.service;
     let none = |message: String| Err(("TargetNotFound", message));
     let Some(service) = index.service(name) else { return none(format!("Service {name} does not exist")) };
@@ -79,12 +123,11 @@ fn attachment(index: &Index, policy: &TrafficPolicy, target: &PolicyTarget) -> R
     if meant.is_empty() {
         return none(no_port(service, target));
     }
+    let holder = |port: &ServicePort| holding::<P>(index, name, port).map(Attach::key);
     let (own, others): (Vec<&ServicePort>, Vec<&ServicePort>) =
-        meant.into_iter().partition(|port| in_force(index, name, port).is_some_and(|it| it.key == policy.key));
-    let but: Vec<String> = others
-        .iter()
-        .filter_map(|port| Some(format!("TrafficPolicy {} has port {}", in_force(index, name, port)?.key, port.port)))
-        .collect();
+        meant.into_iter().partition(|port| holder(port) == Some(policy.key()));
+    let but: Vec<String> =
+        others.iter().filter_map(|port| Some(format!("{} {} has port {}", P::KIND, holder(port)?, port.port))).collect();
     if own.is_empty() {
         return Err(("Conflicted", format!("{} of Service {name}; one policy holds for a port", but.join("; "))));
     }

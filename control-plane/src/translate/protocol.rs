@@ -6,6 +6,7 @@
 use weir_core::names::Label;
 use weir_core::snapshot::Protocol;
 
+use super::backend_tls::tls_in_force;
 use crate::index::Index;
 use crate::objects::{Pod, PortSet, Service, ServicePort};
 
@@ -17,7 +18,12 @@ const SERVER_FIRST: [u16; 13] = [21, 22, 25, 110, 143, 587, 3306, 4222, 4444, 54
 pub(super) fn said(index: &Index, service: &Service, port: &ServicePort) -> Option<Protocol> {
     let inherited = || namespace_opaque(index, &service.name.namespace);
     let opaque = service.opaque_ports.as_ref().or_else(inherited);
-    if opaque.is_some_and(|set| set.contains(port.port)) { Some(Protocol::Opaque) } else { port.said }
+    match port.said {
+        _ if opaque.is_some_and(|set| set.contains(port.port)) => Some(Protocol::Opaque),
+        // What is said is what the server speaks. TLS is begun by the callers' sidecars, and inside of it is whatever clients say.
+        Some(Protocol::Tls) if tls_in_force(index, &service.name, port).is_some() => None,
+        said => said,
+    }
 }
 
 /// Whether an unsaid port is taken as opaque by its number.

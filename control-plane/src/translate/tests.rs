@@ -1,5 +1,6 @@
 //! YAML in, what proxies and authors are told out. The text form below is only for these tests.
 
+mod backend_tls;
 mod mirrors_and_connections;
 mod zones;
 
@@ -10,7 +11,7 @@ use weir_core::names::BackendRef;
 use weir_core::route::{HttpRule, PathMatch, ValueMatch, WeightedBackend};
 use weir_core::snapshot::{AddressTarget, Endpoint};
 
-use super::{Status, Workload};
+use super::{Condition, Status, Workload};
 use crate::index::Index;
 use crate::testing::{index, trust_domain};
 

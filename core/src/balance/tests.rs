@@ -20,6 +20,7 @@ pub(super) fn endpoint(number: u8) -> Endpoint {
     Endpoint {
         address: address(number),
         identity: None,
+        tls: None,
         zone: "".into(),
         protocol: Protocol::Http,
         pod: format!("pod-{number}").into(),

@@ -71,7 +71,7 @@ impl World {
         let address = SocketAddr::from(([10, 0, 0, 1], port));
         let pod = format!("pod-{number}").into();
         self.servers.push(Server {
-            endpoint: Endpoint { address, identity: None, zone: "".into(), protocol: Protocol::Http, pod },
+            endpoint: Endpoint { address, identity: None, tls: None, zone: "".into(), protocol: Protocol::Http, pod },
             own_time,
             mood: Mood::Well,
             well_since: Some(now),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use weir_core::authz::MtlsMode;
+use weir_core::backend_tls::{BackendTls, TlsRoots};
 use weir_core::balance::Algorithm;
 use weir_core::policy::{BackendPolicy, HashOn};
 use weir_core::route::filter::cors::Names;
@@ -182,10 +183,26 @@ fn backend(one: &WeightedBackend) -> Value {
     })
 }
 
+fn backend_tls(tls: &BackendTls) -> Value {
+    match &tls.terms {
+        Err(why) => json!({ "policy": &*tls.policy, "refuses": &**why }),
+        Ok(terms) => json!({
+            "policy": &*tls.policy,
+            "serverName": &*terms.server_name,
+            "names": terms.names.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "certificates": match &terms.roots {
+                TlsRoots::System => json!("System"),
+                TlsRoots::Certificates(ders) => json!(ders.len()),
+            },
+        }),
+    }
+}
+
 fn endpoint(endpoint: &Endpoint) -> Value {
     json!({
         "address": endpoint.address,
         "identity": endpoint.identity.as_ref().map(ToString::to_string),
+        "backendTls": endpoint.tls.as_deref().map(backend_tls),
         "zone": &*endpoint.zone,
         "protocol": protocol(endpoint.protocol),
         "pod": &*endpoint.pod,

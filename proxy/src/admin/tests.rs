@@ -70,7 +70,7 @@ fn snapshot() -> Snapshot {
         pod: "reviews-1".into(),
         ..v1::Endpoint::default()
     };
-    let endpoints = v1::Endpoints { name: Some(backend), endpoints: vec![endpoint], policy: None };
+    let endpoints = v1::Endpoints { name: Some(backend), endpoints: vec![endpoint], ..v1::Endpoints::default() };
     let trust = v1::TrustBundle { trust_domain: "cluster.local".into(), roots: vec![vec![1].into()], generation: 0 };
     let updated = vec![
         resource(v1::ResourceKind::Service, "shop/reviews", v1::resource::Body::Service(service)),

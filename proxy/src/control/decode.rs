@@ -3,6 +3,7 @@
 //! Nothing that comes in is trusted to make sense. A message that does not is refused whole, and the error names the resource
 //! and the field, in the words of the `.proto` file. Routes are read in `decode/rules.rs`.
 
+mod backend_tls;
 mod policy;
 mod rules;
 
@@ -180,6 +181,15 @@ fn service_port(wire: &v1::ServicePort) -> Result<(u16, ServicePort), Invalid> {
 fn endpoints(wire: &v1::Endpoints) -> Result<Endpoints, Invalid> {
     let name = required("name", wire.name.as_ref()).and_then(|it| backend_name(it).map_err(|e| e.under("name")))?;
     let mut endpoints = each("endpoints", &wire.endpoints, |it| endpoint(it, PortMeans::WhereItListens))?;
+    if !wire.tls_endpoints.is_empty() {
+        let tls = required("tls", wire.tls.as_ref()).and_then(|it| backend_tls::read(it).map_err(|e| e.under("tls")))?;
+        let tls = Arc::new(tls);
+        let outside = each("tls_endpoints", &wire.tls_endpoints, |it| endpoint(it, PortMeans::WhereItListens))?;
+        if let Some(meshed) = outside.iter().find(|it| it.identity.is_some()) {
+            return Err(Invalid::new("tls_endpoints", format!("{} is in the mesh", meshed.address)));
+        }
+        endpoints.extend(outside.into_iter().map(|it| Endpoint { tls: Some(Arc::clone(&tls)), ..it }));
+    }
     endpoints.sort_by_key(|endpoint| endpoint.address);
     let twice = endpoints.windows(2).find_map(|pair| match pair {
         [a, b] if a.address == b.address => Some(a.address),
@@ -214,6 +224,7 @@ fn endpoint(wire: &v1::Endpoint, port_means: PortMeans) -> Result<Endpoint, Inva
     Ok(Endpoint {
         address,
         identity: identity.map(Arc::new),
+        tls: None,
         zone: wire.zone.as_str().into(),
         protocol: protocol(wire.protocol)?,
         pod: wire.pod.as_str().into(),

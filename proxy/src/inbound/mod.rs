@@ -158,7 +158,7 @@ impl Inbound {
         let port = ports.entry((number, app)).or_insert_with(|| {
             Rc::new(Port {
                 number,
-                app: Upstream::new(&self.worker.shared, app, None),
+                app: Upstream::new(&self.worker.shared, app, None, None),
                 series: SeriesCache::default(),
                 last_used: Cell::new(Instant::now()),
             })
@@ -335,7 +335,7 @@ async fn wait_for_either<S: TcpUpstream>(caller: &Caller, stream: &mut S, first:
     let mut app = tokio::select! {
         biased;
         read = stream.read_buf(first) => return client_spoke(&read),
-        opened = caller.port.app.open_tcp() => match opened {
+        opened = caller.port.app.open_tcp(false) => match opened {
             Ok(app) => app,
             Err(fault) => {
                 caller.close(&fault);
@@ -364,7 +364,7 @@ const fn client_spoke(read: &std::io::Result<usize>) -> Waited {
 }
 
 async fn tunnel<S: TcpUpstream>(caller: &Caller, stream: &mut S) {
-    match caller.port.app.open_tcp().await {
+    match caller.port.app.open_tcp(false).await {
         Ok(mut app) => carry(caller, stream, &mut app, 0).await,
         Err(fault) => caller.close(&fault),
     }

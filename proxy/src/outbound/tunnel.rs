@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -33,6 +34,9 @@ use crate::worker::Worker;
 /// Endpoints that are tried for one connection.
 const ATTEMPTS: usize = 3;
 
+/// How long a CONNECT's client may take to begin TLS of its own, where a policy would else begin it for the client.
+const HELLO_TIMEOUT: Duration = Duration::from_millis(200);
+
 /// The far end of an opaque connection.
 pub(super) struct Upstream {
     stream: Box<dyn TcpUpstream>,
@@ -59,8 +63,9 @@ pub(super) async fn connect(
     }
     let target = connect_target(worker, &parts)?;
     let destination = destination::find(worker, target).await?;
-    // Where the client's own words say who gets the connection, they come after the answer.
-    let opened = if is_routed_by_name(worker, &destination) { None } else { Some(open(worker, &destination, None).await?) };
+    // Where the client's own words say who gets the connection, or whether it is TLS already, they come after the answer.
+    let waits = is_routed_by_name(worker, &destination) || may_get_tls(worker, &destination);
+    let opened = if waits { None } else { Some(open(worker, &destination, &Heard::default()).await?) };
     let Some(on_upgrade) = parts.extensions.remove::<hyper::upgrade::OnUpgrade>() else {
         return Err(Fault::new(Reason::BadRequest, "CONNECT is not possible on this connection"));
     };
@@ -72,7 +77,7 @@ pub(super) async fn connect(
         let _busy = busy;
         match (on_upgrade.await, opened) {
             (Ok(upgraded), Some(mut upstream)) => copy(&mut TokioIo::new(upgraded), &mut upstream).await,
-            (Ok(upgraded), None) => carry_by_name(&worker, TokioIo::new(upgraded), &destination, Bytes::new()).await,
+            (Ok(upgraded), None) => carry_as_said(&worker, TokioIo::new(upgraded), &destination, Bytes::new()).await,
             (Err(error), _) => tracing::debug!(%error, "the client left before its tunnel stood"),
         }
     });
@@ -83,9 +88,10 @@ pub(super) async fn connect(
 pub(super) async fn carry(worker: &Rc<Worker>, stream: TcpStream, destination: &Destination, first: Bytes) {
     let _busy = worker.in_flight.enter();
     if is_routed_by_name(worker, destination) {
-        return carry_by_name(worker, stream, destination, first).await;
+        return carry_as_said(worker, stream, destination, first).await;
     }
-    match open(worker, destination, None).await {
+    let heard = Heard { name: None, tls: matches!(sniff(&first), Sniffed::Tls(_)) };
+    match open(worker, destination, &heard).await {
         Ok(mut upstream) => copy(&mut Prefixed::new(first, stream), &mut upstream).await,
         Err(fault) => close(worker, &fault),
     }
@@ -95,28 +101,57 @@ fn is_routed_by_name(worker: &Worker, destination: &Destination) -> bool {
     destination.streams(&worker.shared.snapshot.load()).is_some_and(StreamTable::by_name)
 }
 
-/// Carries a connection whose client says in its ClientHello which server it wants. Nothing of it is changed.
-async fn carry_by_name<S>(worker: &Rc<Worker>, mut stream: S, destination: &Destination, first: Bytes)
+/// Whether the connection may lead to an endpoint outside the mesh that a policy wants reached by TLS.
+fn may_get_tls(worker: &Worker, destination: &Destination) -> bool {
+    let Destination::Service(dialled) = destination else { return false };
+    let snapshot = worker.shared.snapshot.load();
+    let wants = |backend: &BackendRef| {
+        snapshot.endpoints(backend).is_some_and(|known| known.endpoints.iter().any(|endpoint| endpoint.tls.is_some()))
+    };
+    match destination.streams(&snapshot) {
+        Some(table) => table.rules().iter().flat_map(|rule| &rule.backends).any(|it| wants(&it.backend)),
+        None => wants(dialled),
+    }
+}
+
+/// What a client's first bytes say, as far as they were waited for.
+#[derive(Debug, Default)]
+struct Heard {
+    /// The server that it asks for.
+    name: Option<String>,
+    /// It speaks TLS itself.
+    tls: bool,
+}
+
+/// Carries a connection whose client says in its ClientHello which server it wants, or at least whether it speaks TLS. Nothing of
+/// it is changed.
+async fn carry_as_said<S>(worker: &Rc<Worker>, mut stream: S, destination: &Destination, first: Bytes)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     Prefixed<S>: TcpUpstream,
 {
     let mut read = BytesMut::from(&first[..]);
-    let hello = tokio::time::timeout(FIRST_BYTES_TIMEOUT, server_name(&mut stream, &mut read)).await;
-    let Ok(Some(name)) = hello else { return };
-    match open(worker, destination, name.as_deref()).await {
+    let by_name = is_routed_by_name(worker, destination);
+    let wait = if by_name { FIRST_BYTES_TIMEOUT } else { HELLO_TIMEOUT };
+    let heard = match tokio::time::timeout(wait, hello(&mut stream, &mut read)).await {
+        Ok(Some(heard)) => heard,
+        // It waits for the server's greeting.
+        Err(_) if !by_name => Heard::default(),
+        Ok(None) | Err(_) => return,
+    };
+    match open(worker, destination, &heard).await {
         Ok(mut upstream) => copy(&mut Prefixed::new(read.freeze(), stream), &mut upstream).await,
         Err(fault) => close(worker, &fault),
     }
 }
 
 /// Reads until it is clear which server the client asks for, if any. `None`: the client went away.
-async fn server_name<S: AsyncRead + Unpin>(stream: &mut S, read: &mut BytesMut) -> Option<Option<String>> {
+async fn hello<S: AsyncRead + Unpin>(stream: &mut S, read: &mut BytesMut) -> Option<Heard> {
     loop {
         match sniff(read) {
             Sniffed::NeedMore if read.len() < MAX_SNIFF => {}
-            Sniffed::Tls(hello) => return Some(hello.sni.map(Cow::into_owned)),
-            Sniffed::NeedMore | Sniffed::Http1 | Sniffed::Http2 | Sniffed::Opaque => return Some(None),
+            Sniffed::Tls(hello) => return Some(Heard { name: hello.sni.map(Cow::into_owned), tls: true }),
+            Sniffed::NeedMore | Sniffed::Http1 | Sniffed::Http2 | Sniffed::Opaque => return Some(Heard::default()),
         }
         if stream.read_buf(read).await.ok()? == 0 {
             return None;
@@ -145,10 +180,11 @@ pub(super) enum Race {
 
 /// Opens the connection to the destination and listens to both sides.
 pub(super) async fn race(worker: &Rc<Worker>, stream: &mut TcpStream, destination: &Destination, first: &mut BytesMut) -> Race {
+    let heard = Heard::default();
     let mut upstream = tokio::select! {
         biased;
         read = stream.read_buf(first) => return client_spoke(read),
-        opened = open(worker, destination, None) => match opened {
+        opened = open(worker, destination, &heard) => match opened {
             Ok(upstream) => upstream,
             Err(fault) => {
                 close(worker, &fault);
@@ -187,17 +223,17 @@ fn close(worker: &Worker, fault: &Fault) {
     tracing::warn!(hop = "outbound", reason = fault.reason.as_str(), detail = %fault.detail, "connection closed");
 }
 
-/// `name` is the server that the client asks for.
-async fn open(worker: &Rc<Worker>, destination: &Destination, name: Option<&str>) -> Result<Upstream, Fault> {
+async fn open(worker: &Rc<Worker>, destination: &Destination, heard: &Heard) -> Result<Upstream, Fault> {
     match destination {
         Destination::Service(service) => {
             let cluster = {
                 let snapshot = worker.shared.snapshot.load();
-                let chosen = destination.streams(&snapshot).map(|table| table.choose(name, &mut worker.rng.borrow_mut()));
+                let chosen =
+                    destination.streams(&snapshot).map(|table| table.choose(heard.name.as_deref(), &mut worker.rng.borrow_mut()));
                 let chosen = chosen.transpose().map_err(|why| refused(service, &why))?;
                 worker.cluster(chosen.map_or(service, |it| &it.backend), &snapshot)
             };
-            open_service(worker, service, &cluster).await
+            open_service(worker, service, &cluster, heard.tls).await
         }
         Destination::Workload(endpoint) => open_direct(worker, endpoint.address, endpoint.identity.as_ref()).await,
         Destination::Outside(address) => open_direct(worker, *address, None).await,
@@ -205,14 +241,19 @@ async fn open(worker: &Rc<Worker>, destination: &Destination, name: Option<&str>
 }
 
 /// Nothing is lost by trying another endpoint: no byte of the client's has been sent.
-async fn open_service(worker: &Rc<Worker>, dialled: &BackendRef, cluster: &Rc<Cluster>) -> Result<Upstream, Fault> {
+async fn open_service(
+    worker: &Rc<Worker>,
+    dialled: &BackendRef,
+    cluster: &Rc<Cluster>,
+    own_tls: bool,
+) -> Result<Upstream, Fault> {
     let mut tried: Vec<SocketAddr> = Vec::new();
     let slot = cluster.slots().map(|slots| slots.connection()).transpose()?.flatten();
     loop {
         // Of a connection nothing is known but where it comes from.
         let mut pick = cluster.pick(&tried, cluster.preference(&HeaderMap::new()))?;
         let endpoint = Rc::clone(&pick.upstream);
-        match endpoint.open_tcp().await {
+        match endpoint.open_tcp(own_tls).await {
             Ok(stream) => {
                 pick.answered();
                 pick.finish(Outcome::Success);
@@ -238,7 +279,7 @@ async fn open_direct(
     identity: Option<&std::sync::Arc<Identity>>,
 ) -> Result<Upstream, Fault> {
     let endpoint = worker.direct(address, identity);
-    let stream = endpoint.open_tcp().await?;
+    let stream = endpoint.open_tcp(false).await?;
     Ok(Upstream { stream, series: series(worker, None, endpoint.identity.as_ref()), _slot: None })
 }
 

@@ -16,12 +16,13 @@ use tokio_rustls::client::TlsStream;
 use weir_tls::Accept;
 
 use super::Upstream;
+use super::outside::Speak;
 use crate::fault::{Fault, Reason};
 
 /// How long an endpoint may take to accept a connection, and again to finish its handshake. A pod that is up answers within
 /// milliseconds; one whose node is gone never does, and others are tried meanwhile.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why there is no connection. Nothing of any request has been sent.
 #[derive(Debug)]
@@ -32,6 +33,10 @@ pub(crate) enum ConnectError {
     Timeout(&'static str),
     /// The handshake failed.
     Tls(io::Error),
+    /// TLS that a policy wants cannot be had; why.
+    Outside(String),
+    /// The same endpoint takes HTTP/1.1 only.
+    Http1Only,
     /// The other side does not speak what was asked for.
     NoAlpn,
     /// There is no certificate to show.
@@ -50,6 +55,8 @@ impl ConnectError {
             Self::Tcp(error) => Fault::new(Reason::ConnectFailed, format!("{whom}: {error}")),
             Self::Timeout(what) => Fault::new(Reason::ConnectTimeout, format!("{whom}: no {what} in time")),
             Self::Tls(error) => Fault::new(Reason::MtlsFailed, format!("{whom}: {}", weir_tls::explain(error))),
+            Self::Outside(why) => Fault::new(Reason::BackendTlsFailed, format!("{whom}: {why}")),
+            Self::Http1Only => Fault::new(Reason::BackendTlsFailed, format!("{whom}: it takes HTTP/1.1 only")),
             Self::NoAlpn => {
                 let hint = "the endpoint speaks TLS but not the mesh's protocol; is its sidecar running?";
                 Fault::new(Reason::MtlsFailed, format!("{whom}: {hint}"))
@@ -125,15 +132,19 @@ pub(crate) trait TcpUpstream: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> TcpUpstream for T {}
 
 impl Upstream {
-    /// Opens an opaque connection: over mutual TLS where the endpoint is meshed.
+    /// Opens an opaque connection: over mutual TLS where the endpoint is meshed, and in the TLS that a policy wants where it is not,
+    /// unless the bytes are TLS already (`own_tls`): then the client itself has said whom it believes.
     ///
     /// # Errors
     ///
     /// Nothing has been sent; another endpoint may be tried.
-    pub(crate) async fn open_tcp(self: &Rc<Self>) -> Result<Box<dyn TcpUpstream>, Fault> {
+    pub(crate) async fn open_tcp(self: &Rc<Self>, own_tls: bool) -> Result<Box<dyn TcpUpstream>, Fault> {
         if self.identity.is_some() {
             let (stream, _) = mesh(self, weir_tls::alpn::TCP).await.map_err(|error| error.into_fault(self))?;
             return Ok(Box::new(stream));
+        }
+        if let Some(outside) = self.outside.as_ref().filter(|_| !own_tls) {
+            return Ok(Box::new(outside.open(self.address, Speak::Bytes).await.map_err(|error| error.into_fault(self))?));
         }
         Ok(Box::new(tcp(self.address).await.map_err(|error| error.into_fault(self))?))
     }

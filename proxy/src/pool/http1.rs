@@ -9,7 +9,9 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Uri, Version};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::outside::Speak;
 use super::{Answer, Keeping, Lease, SendError, Upstream, connect};
 use crate::body::RequestBody;
 use crate::fault::{Fault, Reason};
@@ -122,7 +124,21 @@ pub(super) async fn send(upstream: &Rc<Upstream>, request: Request<RequestBody>)
 }
 
 async fn open(upstream: &Rc<Upstream>) -> Result<Connection, connect::ConnectError> {
+    let Some(outside) = &upstream.outside else {
+        let (stream, reuse) = Kept::new(connect::tcp(upstream.address).await?);
+        return Ok(Connection { sender: begin(stream).await?, reuse, opened: Instant::now() });
+    };
+    // Nobody is called whom nobody could verify.
+    outside.config(Speak::Http1)?;
     let (stream, reuse) = Kept::new(connect::tcp(upstream.address).await?);
+    let sender = begin(outside.secure(stream, Speak::Http1).await?).await?;
+    Ok(Connection { sender, reuse, opened: Instant::now() })
+}
+
+async fn begin<T>(stream: T) -> Result<SendRequest<RequestBody>, connect::ConnectError>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
         .handshake(TokioIo::new(stream))
@@ -132,7 +148,7 @@ async fn open(upstream: &Rc<Upstream>) -> Result<Connection, connect::ConnectErr
         // How the connection ended is told to whoever has a request on it.
         let _ = connection.with_upgrades().await;
     });
-    Ok(Connection { sender, reuse, opened: Instant::now() })
+    Ok(sender)
 }
 
 /// HTTP/1.1 names the host in a header and only the path in the request line (RFC 9112, section 3.2.1).
@@ -180,7 +196,7 @@ mod tests {
         let flags = ["--pod-name=a", "--pod-namespace=a", "--service-account=a", "--pod-ip=127.0.0.9", "--control-plane=a:1"];
         let files = ["--trust-bundle=/none", "--token=/none", "--workers=1"];
         let settings = Settings::read(["weir-proxy"].into_iter().chain(flags).chain(files)).unwrap();
-        Upstream::new(&Arc::new(Shared::new(settings, Metrics::new().unwrap())), address, None)
+        Upstream::new(&Arc::new(Shared::new(settings, Metrics::new().unwrap())), address, None, None)
     }
 
     fn post() -> Request<RequestBody> {

@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, Shared as SharedFuture};
 use http::header::HOST;
-use http::{Request, Version};
+use http::uri::Scheme;
+use http::{Request, Uri, Version};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 use tokio::time::interval;
 
 use super::connect::{self, ConnectError};
-use super::{Answer, Keeping, Lease, SendError, Upstream};
+use super::outside::{Outside, Speak};
+use super::{Answer, Keeping, Lease, SendError, Upstream, http1};
 use crate::body::RequestBody;
 use crate::fault::{Fault, Reason};
 use crate::io::coalesce::Coalesced;
@@ -130,9 +132,21 @@ pub(super) async fn send(upstream: &Rc<Upstream>, mut request: Request<RequestBo
     *request.version_mut() = Version::HTTP_2;
     // `:authority` says it; a Host beside it could say something else (RFC 9113, section 8.3.1).
     request.headers_mut().remove(HOST);
+    if let Some(outside) = &upstream.outside {
+        if outside.is_http1_only() {
+            return http1::send(upstream, request).await;
+        }
+        say_https(&mut request);
+    }
     // A connection may have begun to close since it was picked; its queue hands the request back untouched.
     for _ in 0..HANDED_BACK {
-        let connection = connection(upstream).await?;
+        let connection = match connection(upstream).await {
+            // Behind TLS the server says what it speaks. Nothing of the request has been written.
+            Err(_) if upstream.outside.as_ref().is_some_and(Outside::is_http1_only) => {
+                return http1::send(upstream, request).await;
+            }
+            connection => connection?,
+        };
         let lease = Http2Lease::new(Rc::clone(&connection));
         let mut sender = connection.sender.clone();
         match sender.try_send_request(request).await {
@@ -196,14 +210,28 @@ fn begin_opening(upstream: &Rc<Upstream>) -> Opening {
     opening
 }
 
+/// `:scheme` is what the connection is (RFC 9113, section 8.3.1).
+fn say_https(request: &mut Request<RequestBody>) {
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme = Some(Scheme::HTTPS);
+    // It was a URI with a scheme before.
+    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+}
+
 async fn open(upstream: &Rc<Upstream>) -> Result<Connection, ConnectError> {
     if upstream.identity.is_some() {
         let (stream, generation) = connect::mesh(upstream, weir_tls::alpn::HTTP2).await?;
         let (connection, _) = handshake(Coalesced::new(stream), generation, CROWDED, upstream.keeping.get()).await?;
         return Ok(connection);
     }
-    let stream = Coalesced::new(connect::tcp(upstream.address).await?);
-    let (connection, settled) = handshake(stream, 0, UNKNOWN_LIMIT, upstream.keeping.get()).await?;
+    let keeping = upstream.keeping.get();
+    let (connection, settled) = match &upstream.outside {
+        Some(outside) => {
+            let stream = outside.open(upstream.address, Speak::Http2).await?;
+            handshake(Coalesced::new(stream), 0, UNKNOWN_LIMIT, keeping).await?
+        }
+        None => handshake(Coalesced::new(connect::tcp(upstream.address).await?), 0, UNKNOWN_LIMIT, keeping).await?,
+    };
     // All that wait for this connection would be put on it at once, and those beyond its limit would wait there without an end.
     let _ = settled.await;
     Ok(connection)

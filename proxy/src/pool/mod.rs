@@ -2,11 +2,12 @@
 //!
 //! A meshed endpoint is reached over one mutually authenticated HTTP/2 connection that all requests share (more when it is
 //! crowded); any other over pooled HTTP/1.1 connections or HTTP/2 with prior knowledge, as the service speaks. Nothing here is
-//! shared between workers.
+//! shared between workers. Where a policy says so, such an endpoint is reached by TLS ([`outside`]).
 
 mod connect;
 mod http1;
 mod http2;
+mod outside;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use std::time::Instant;
 
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
+use weir_core::backend_tls::BackendTls;
 use weir_core::names::Identity;
 use weir_core::policy::{BackendPolicy, Connections};
 
@@ -47,6 +49,8 @@ pub(crate) struct Upstream {
     keeping: Cell<Keeping>,
     shared: Arc<Shared>,
     tls: RefCell<connect::ClientTls>,
+    /// TLS that a policy wants; only where there is no identity.
+    outside: Option<outside::Outside>,
     http1: http1::Pool,
     http2: http2::Pool,
 }
@@ -118,10 +122,16 @@ pub(crate) struct Answer {
 
 impl Upstream {
     /// An endpoint without connections.
-    pub(crate) fn new(shared: &Arc<Shared>, address: SocketAddr, identity: Option<Arc<Identity>>) -> Rc<Self> {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        address: SocketAddr,
+        identity: Option<Arc<Identity>>,
+        tls: Option<&Arc<BackendTls>>,
+    ) -> Rc<Self> {
         let own = identity.is_some() && shared.settings.is_own_application(address);
         Rc::new(Self {
             address,
+            outside: tls.filter(|_| identity.is_none()).map(outside::Outside::new),
             identity: identity.filter(|_| !own),
             own,
             keeping: Cell::default(),

@@ -9,6 +9,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use weir_core::authz::MtlsMode;
+use weir_core::backend_tls::{BackendTls, SubjectName, TlsRoots, TlsTerms};
 use weir_core::balance::{Algorithm, BalanceConfig, EjectionConfig, Judgement, Locality};
 use weir_core::budget::BudgetConfig;
 use weir_core::names::{BackendRef, Identity, Label, ObjectName, ServiceRef, TrustDomain};
@@ -71,7 +72,13 @@ fn service() -> impl Strategy<Value = Service> {
 }
 
 fn endpoints() -> impl Strategy<Value = Endpoints> {
-    (backend_ref(), vec(endpoint(), 0..6), backend_policy()).prop_map(|(name, mut endpoints, policy)| {
+    let tls = option::of(backend_tls().prop_map(Arc::new));
+    (backend_ref(), vec((endpoint(), any::<bool>()), 0..6), backend_policy(), tls).prop_map(|(name, endpoints, policy, tls)| {
+        let with_tls = |(it, wanted): (Endpoint, bool)| {
+            let tls = tls.clone().filter(|_| wanted && it.identity.is_none());
+            Endpoint { tls, ..it }
+        };
+        let mut endpoints: Vec<Endpoint> = endpoints.into_iter().map(with_tls).collect();
         endpoints.sort_by_key(|endpoint| endpoint.address);
         endpoints.dedup_by_key(|endpoint| endpoint.address);
         Endpoints { name, endpoints, policy: Arc::new(policy) }
@@ -83,10 +90,21 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
     (address, option::of(identity()), text(), protocol(), text()).prop_map(|(address, identity, zone, protocol, pod)| Endpoint {
         address,
         identity: identity.map(Arc::new),
+        tls: None,
         zone,
         protocol,
         pod,
     })
+}
+
+fn backend_tls() -> impl Strategy<Value = BackendTls> {
+    let name = prop_oneof![hostname().prop_map(SubjectName::Dns), reason().prop_map(SubjectName::Uri)];
+    let der = vec(any::<u8>(), 1..64).prop_map(Arc::from);
+    let roots = prop_oneof![Just(TlsRoots::System), vec(der, 1..3).prop_map(TlsRoots::Certificates)];
+    let terms = (hostname(), vec(name, 1..4), roots);
+    let terms = terms.prop_map(|(server_name, names, roots)| TlsTerms { server_name, names, roots });
+    let terms = prop_oneof![terms.prop_map(Ok), reason().prop_map(Err)];
+    (text(), terms).prop_map(|(policy, terms)| BackendTls { policy, terms })
 }
 
 fn target() -> impl Strategy<Value = AddressTarget> {

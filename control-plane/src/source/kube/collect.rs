@@ -3,7 +3,7 @@
 //! Pure: [`Collector::take`] takes a change, [`Collector::due`] says when the next batch should be made, [`Collector::batch`]
 //! makes it. Of several changes of one object in a batch the last counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use super::follow::{Change, What};
 use crate::diagnostics::{Diagnostic, Level, Locate, Location, at};
 use crate::index::Event;
 use crate::kube::status::StatusObject;
+use crate::objects::backend_tls::{CaBundle, ConfigMap};
 use crate::objects::{self, Decoded, EndpointSlice, FieldPath, Kind, Object, ObjectKey, Problem};
 use crate::source::Batch;
 
@@ -25,6 +26,8 @@ const MAX_OBJECTS: usize = 4096;
 /// How long a slice waits for the Pods that it names. They come on a connection of their own, and without them nobody knows that
 /// the endpoint has a sidecar and must be spoken to in TLS.
 const MAX_HOLD: Duration = Duration::from_secs(5);
+/// CA bundles of which another ConfigMap may have the same.
+const MAX_BUNDLES: usize = 8;
 /// Objects whose problems are shown; the rest is counted.
 const MAX_SHOWN: usize = 1000;
 
@@ -40,6 +43,8 @@ pub(super) struct Collector {
     /// Routes and policies.
     judged: BTreeMap<ObjectKey, StatusObject>,
     problems: BTreeMap<ObjectKey, Vec<Diagnostic>>,
+    /// The CA bundles that were new last.
+    bundles: VecDeque<Arc<str>>,
     /// When the first and the last change since the last batch came.
     changed: Option<(Instant, Instant)>,
     /// The first batch has been made.
@@ -65,6 +70,7 @@ impl Collector {
             held: BTreeMap::new(),
             judged: BTreeMap::new(),
             problems: BTreeMap::new(),
+            bundles: VecDeque::new(),
             changed: None,
             begun: false,
         }
@@ -126,7 +132,15 @@ impl Collector {
     fn put(&mut self, value: &Value, kind: Kind) {
         let round = self.kinds.entry(kind).or_default().round;
         match objects::decode(value) {
+            // Nothing is kept of the many ConfigMaps that have no CA certificates; one that had some is as good as gone.
+            Decoded::Object(Object::ConfigMap(it), _) if it.ca == CaBundle::None => {
+                let key = Object::ConfigMap(it).key();
+                if self.known.contains_key(&key) {
+                    self.delete(&key);
+                }
+            }
             Decoded::Object(object, problems) => {
+                let object = self.share(object);
                 let key = object.key();
                 self.known.insert(key.clone(), round);
                 self.note(&key, &problems);
@@ -148,6 +162,19 @@ impl Collector {
                 tracing::debug!(kind = kind.as_str(), "an object without a name was passed over");
             }
         }
+    }
+
+    /// Keeps one copy of what stands in every namespace: the API server's own CA certificate, and the mesh's.
+    fn share(&mut self, object: Object) -> Object {
+        let Object::ConfigMap(config_map) = &object else { return object };
+        let CaBundle::Text(text) = &config_map.ca else { return object };
+        if let Some(known) = self.bundles.iter().find(|known| *known == text) {
+            let ca = CaBundle::Text(Arc::clone(known));
+            return Object::ConfigMap(Arc::new(ConfigMap { key: config_map.key.clone(), ca }));
+        }
+        self.bundles.truncate(MAX_BUNDLES - 1);
+        self.bundles.push_front(Arc::clone(text));
+        object
     }
 
     fn delete(&mut self, key: &ObjectKey) {

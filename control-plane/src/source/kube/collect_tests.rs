@@ -1,6 +1,7 @@
 //! Batches: what is in them, and when they are made.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -9,6 +10,7 @@ use super::collect::Collector;
 use super::follow::{Change, What};
 use crate::index::Event;
 use crate::kube::testing::service;
+use crate::objects::backend_tls::CaBundle;
 use crate::objects::{Kind, Object};
 use crate::source::Batch;
 
@@ -252,4 +254,31 @@ fn an_object_that_cannot_be_taken_leaves_the_version_before_it() {
     let batch = run.batch().unwrap();
     assert_eq!(batch.events.iter().map(short).collect::<Vec<_>>(), ["-HTTPRoute shop/r"]);
     assert!(batch.diagnostics.is_empty());
+}
+
+#[test]
+fn of_config_maps_only_those_with_ca_certificates_are_kept() {
+    let config_map = |name: &str, key: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "shop"}, "data": {key: "pem"}});
+    let mut run = Run::begun();
+    run.take(Kind::ConfigMap, What::Listing);
+    run.put(Kind::ConfigMap, config_map("ca", "ca.crt"));
+    run.put(Kind::ConfigMap, config_map("same", "ca.crt"));
+    run.put(Kind::ConfigMap, config_map("settings", "application.yaml"));
+    run.take(Kind::ConfigMap, What::Listed);
+    run.now = run.collector.due().unwrap();
+    let batch = run.batch().unwrap();
+    assert_eq!(batch.events.iter().map(short).collect::<BTreeSet<_>>(), set(&["+ConfigMap shop/ca", "+ConfigMap shop/same"]));
+    let texts: Vec<Arc<str>> = batch
+        .events
+        .iter()
+        .map(|event| match event {
+            Event::Apply(Object::ConfigMap(it)) if let CaBundle::Text(text) = &it.ca => Arc::clone(text),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(Arc::ptr_eq(&texts[0], &texts[1]), "what is the same is held once");
+
+    // One whose certificates are gone is as good as gone.
+    run.put(Kind::ConfigMap, config_map("ca", "application.yaml"));
+    assert_eq!(run.events(), set(&["-ConfigMap shop/ca"]));
 }

@@ -2,6 +2,7 @@
 
 use super::prune::Keep;
 use crate::objects::Kind;
+use crate::objects::backend_tls::CA_KEY;
 
 /// A kind of objects that is watched.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ pub fn watched(kind: Kind) -> Option<&'static Watched> {
 }
 
 /// All kinds that are watched.
-pub static WATCHED: [Watched; 9] = [
+pub static WATCHED: [Watched; 11] = [
     Watched { kind: Kind::Namespace, group: "", version: "v1", plural: "namespaces", optional: false, keep: NAMESPACE },
     Watched { kind: Kind::Pod, group: "", version: "v1", plural: "pods", optional: false, keep: POD },
     Watched { kind: Kind::Service, group: "", version: "v1", plural: "services", optional: false, keep: SERVICE },
@@ -73,6 +74,15 @@ pub static WATCHED: [Watched; 9] = [
         optional: true,
         keep: POLICY,
     },
+    Watched {
+        kind: Kind::BackendTlsPolicy,
+        group: GATEWAY,
+        version: "v1",
+        plural: "backendtlspolicies",
+        optional: true,
+        keep: POLICY,
+    },
+    Watched { kind: Kind::ConfigMap, group: "", version: "v1", plural: "configmaps", optional: false, keep: CONFIG_MAP },
 ];
 
 const GATEWAY: &str = "gateway.networking.k8s.io";
@@ -107,6 +117,11 @@ const ROUTE: Keep = Keep::Only(&[("metadata", METADATA), ("spec", Keep::All), ("
 
 const POLICY: Keep =
     Keep::Only(&[("metadata", METADATA), ("spec", Keep::All), ("status", Keep::Only(&[("ancestors", Keep::All)]))]);
+
+/// CA certificates that BackendTLSPolicies name. Whatever else is in ConfigMaps is passed over while it is read.
+const CONFIG_MAP: Keep = Keep::Only(&[("metadata", NAME), ("data", Keep::Only(&[(CA_KEY, Keep::All)]))]);
+
+const NAME: Keep = Keep::Only(&[("name", Keep::All), ("namespace", Keep::All), ("resourceVersion", Keep::All)]);
 
 #[cfg(test)]
 mod tests {

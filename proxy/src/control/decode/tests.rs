@@ -149,7 +149,7 @@ fn endpoints_are_sorted_and_each_is_there_once() {
     let at = |address: &str| v1::Endpoint { address: address.into(), ..v1::Endpoint::default() };
     let list = |addresses: &[&str]| {
         let endpoints = addresses.iter().map(|address| at(address)).collect();
-        super::endpoints(&v1::Endpoints { name: Some(backend("reviews", 80)), endpoints, policy: None })
+        super::endpoints(&v1::Endpoints { name: Some(backend("reviews", 80)), endpoints, ..v1::Endpoints::default() })
     };
     let sorted = list(&["10.0.0.2:80", "[::1]:80", "10.0.0.1:80"]).unwrap();
     let addresses: Vec<_> = sorted.endpoints.iter().map(|it| it.address.to_string()).collect();
@@ -271,7 +271,8 @@ impl Chaos {
             1 => {
                 let (name, endpoints, policy) =
                     (self.some(Self::backend), self.list(Self::endpoint), self.some(Self::backend_policy));
-                Some(Body::Endpoints(v1::Endpoints { name, endpoints, policy }))
+                let (tls, tls_endpoints) = (self.some(Self::backend_tls), self.list(Self::endpoint));
+                Some(Body::Endpoints(v1::Endpoints { name, endpoints, policy, tls, tls_endpoints }))
             }
             2 => {
                 let target = match self.0.u8(..3) {
@@ -316,6 +317,23 @@ impl Chaos {
             _ => None,
         };
         v1::Resource { name: self.some(Self::name), version: self.text(), body }
+    }
+
+    fn backend_tls(&mut self) -> v1::BackendTls {
+        let roots = match self.0.u8(..3) {
+            0 => None,
+            1 => Some(v1::backend_tls::Roots::System(self.0.bool())),
+            _ => Some(v1::backend_tls::Roots::Certificates(v1::CaCertificates {
+                ders: self.list(|it| it.text().into_bytes().into()),
+            })),
+        };
+        v1::BackendTls {
+            policy: self.text(),
+            invalid: self.text(),
+            server_name: self.text(),
+            names: self.list(|it| v1::SubjectName { kind: it.some(|it| v1::subject_name::Kind::Dns(it.text())) }),
+            roots,
+        }
     }
 
     fn backend_policy(&mut self) -> v1::BackendPolicy {
