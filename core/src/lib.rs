@@ -14,7 +14,8 @@
 //! 7. [`backend_tls`] says how an endpoint outside the mesh is reached by TLS.
 //! 8. [`authz`] decides on the other side whether the request may enter.
 //!
-//! [`reason`] is the closed list of what the mesh answers by itself. [`rotation`] decides when certificates are renewed.
+//! [`hop`] removes the headers that a message does not carry on. [`reason`] is the closed list of what the mesh answers by
+//! itself. [`rotation`] decides when certificates are renewed.
 
 pub mod authz;
 pub mod backend_tls;
@@ -23,6 +24,7 @@ pub mod balance;
 pub mod budget;
 pub mod clock;
 pub mod deadline;
+pub mod hop;
 pub mod names;
 pub mod outlier;
 pub mod policy;

@@ -9,13 +9,14 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use weir_core::authz::Permit;
+use weir_core::hop::strip_hop_by_hop;
 use weir_core::snapshot::Protocol;
 
 use super::{Caller, upgrade};
 use crate::body::{Body, ReplayBody, RequestBody};
 use crate::exchange::{Exchange, Held, LabelsRef, Series, Tracked};
 use crate::fault::{Fault, Hop, Reason, WEIR_ERROR, is_grpc};
-use crate::http::{WEIR_CLIENT_ID, named_host, strip_hop_by_hop, upgrade_token};
+use crate::http::{WEIR_CLIENT_ID, named_host, upgrade_token};
 use crate::metrics::Labels;
 use crate::pool::{Answer, SendError, WEIR_PROTO, WEIR_STATUS, Wire};
 use crate::worker::MAX_IN_FLIGHT;

@@ -8,13 +8,14 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use weir_core::authz::Permit;
+use weir_core::hop::strip_hop_by_hop;
 
 use super::Caller;
 use super::request::{connection_labels, pass_on};
 use crate::body::{Body, RequestBody};
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Reason};
-use crate::http::{offer_websocket_key, strip_hop_by_hop};
+use crate::http::offer_websocket_key;
 use crate::io::upgraded;
 use crate::pool::{SendError, WEIR_STATUS, Wire};
 

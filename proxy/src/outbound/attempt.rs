@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use weir_core::backoff::Backoff;
 use weir_core::balance::{FailureCause, Outcome, Preference};
 use weir_core::deadline::{Deadline, Expiry};
+use weir_core::hop::strip_hop_by_hop;
 use weir_core::retry::{AttemptEnd, RequestFacts, Verdict, wants_retry};
 use weir_core::snapshot::Protocol;
 
@@ -18,7 +19,7 @@ use crate::body::{Body, ReplayBody, RequestBody};
 use crate::cluster::Pick;
 use crate::exchange::{Exchange, Held, Tracked};
 use crate::fault::{Fault, Hop, Reason, WEIR_ERROR};
-use crate::http::{WEIR_CLIENT_ID, strip_hop_by_hop};
+use crate::http::WEIR_CLIENT_ID;
 use crate::pool::{Answer, PROTO_HTTP1, SendError, Upstream, WEIR_PROTO, Wire};
 use crate::worker::Worker;
 

@@ -12,6 +12,7 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::ext::Protocol as StreamProtocol;
 use weir_core::deadline::Deadline;
+use weir_core::hop::strip_hop_by_hop;
 use weir_core::names::{BackendRef, Identity, Target};
 use weir_core::policy::injection::{Disturbance, disturb};
 use weir_core::route::decide::{Decision, Refusal, decide};
@@ -30,7 +31,7 @@ use crate::body::{Body, ReplayBody};
 use crate::cluster::Cluster;
 use crate::exchange::{Exchange, LabelsRef, Series, SeriesCache};
 use crate::fault::{Fault, Hop, Reason, is_grpc};
-use crate::http::{WEIR_CLIENT_ID, named_host, strip_hop_by_hop, upgrade_token};
+use crate::http::{WEIR_CLIENT_ID, named_host, upgrade_token};
 use crate::metrics::Labels;
 use crate::worker::{MAX_IN_FLIGHT, Worker};
 
