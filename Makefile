@@ -35,6 +35,7 @@ check: rust fmt-check lint unit ## Formatting, lints and the crates' own tests; 
 .PHONY: test
 test: tools check build ## Everything: check, a demo run, the scenarios with the real binaries, a Kubernetes cluster
 	$(BIN)/weir demo --once
+	$(MAKE) --no-print-directory instructions
 	@if command -v cargo-deny >/dev/null || [ -x $(TARGET)/tools/bin/cargo-deny ]; then $(MAKE) --no-print-directory deny; \
 	 else echo "cargo-deny is not installed, so licences and bans are not checked here: make deny"; fi
 	$(MAKE) --no-print-directory scenarios
@@ -98,6 +99,25 @@ cargo-deny: rust
 bench: rust ## What a pair of sidecars costs, beside Envoy and HAProxy, on this machine (ARGS=--full: 20 minutes; ARGS=--help)
 	@command -v python3 >/dev/null || { echo "Python 3 is needed" >&2; exit 1; }
 	python3 bench/compare.py $(ARGS)
+
+.PHONY: bench-micro
+bench-micro: rust ## What single decisions take: looking up a route, picking an endpoint, changing headers (ARGS=route: some of them)
+	$(CARGO) bench -p weir-bench-micro --bench micro -- --warm-up-time 0.2 --measurement-time 0.5 --sample-size 20 $(ARGS)
+
+# The whole workspace's features, so that nothing is built that `make build` does not build.
+COUNTER = $(CARGO) build --profile quick --workspace --bin weir-bench-instructions && $(BIN)/weir-bench-instructions
+
+.PHONY: instructions
+instructions: rust valgrind ## Whether a single decision takes over 10 % more instructions than bench/instructions.txt says
+	$(COUNTER) compare bench/instructions.txt
+
+.PHONY: instructions-accept
+instructions-accept: rust valgrind ## Write what they take now to bench/instructions.txt
+	$(COUNTER) accept bench/instructions.txt
+
+.PHONY: valgrind
+valgrind:
+	@.ci/tools valgrind:valgrind getconf:libc-bin
 
 .PHONY: tools
 tools: ## Install the programs that the scenarios use, if they are missing
