@@ -100,6 +100,10 @@ bench: rust ## What a pair of sidecars costs, beside Envoy and HAProxy, on this 
 	@command -v python3 >/dev/null || { echo "Python 3 is needed" >&2; exit 1; }
 	python3 bench/compare.py $(ARGS)
 
+.PHONY: bench-scale
+bench-scale: build ## What the control plane takes with many Services and proxies (ARGS="--services 10000 --proxies 10000"; ARGS=--help)
+	$(BIN)/weir-bench-scale $(ARGS)
+
 .PHONY: bench-micro
 bench-micro: rust ## What single decisions take: looking up a route, picking an endpoint, changing headers (ARGS=route: some of them)
 	$(CARGO) bench -p weir-bench-micro --bench micro -- --warm-up-time 0.2 --measurement-time 0.5 --sample-size 20 $(ARGS)

@@ -19,6 +19,12 @@ pub fn control_plane() -> PathBuf {
     binary("weir-control-plane")
 }
 
+/// The simulator of many proxies.
+#[must_use]
+pub fn bench_scale() -> PathBuf {
+    binary("weir-bench-scale")
+}
+
 /// The user's command.
 #[must_use]
 pub fn weir() -> PathBuf {

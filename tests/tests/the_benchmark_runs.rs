@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use weir_tests::binaries::workspace;
+use weir_tests::binaries::{bench_scale, workspace};
 use weir_tests::tools::{require, run, stdout};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -32,4 +32,19 @@ async fn the_benchmark_answers_every_line_through_the_mesh_and_leaves_nothing_be
     let page = std::fs::read_to_string(out.path().join("index.html")).unwrap();
     assert!(page.starts_with("<!doctype html>") && page.contains("<svg"), "{page}");
     assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0, "the directory of the run is removed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_simulated_proxies_hear_of_everything_that_they_follow_and_of_nothing_else() {
+    let mut command = Command::new(bench_scale());
+    command.args(["--services", "20", "--endpoints", "3", "--proxies", "20", "--follows", "4"]);
+    let report: serde_json::Value = serde_json::from_str(&stdout(&run(command).await)).unwrap();
+    let phases = report["phases"].as_array().unwrap();
+    // It ends with an error when somebody does not hear of a change, or hears of one that is not theirs. Each Service is followed
+    // by four.
+    let heard: Vec<u64> = phases.iter().map(|phase| phase["proxies"].as_u64().unwrap()).collect();
+    assert_eq!(heard, [20, 4, 20, 4, 19, 1, 20, 20], "{report:#}");
+    let messages = |index: usize| phases[index]["messages"].as_u64().unwrap();
+    assert_eq!((messages(1), messages(3)), (4, 4), "one message for each who follows: {report:#}");
+    assert_eq!(messages(7), 0, "who has everything is sent nothing: {report:#}");
 }
