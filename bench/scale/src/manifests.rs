@@ -1,10 +1,14 @@
-//! The directory that the control plane reads: one file for each Service, with its endpoints.
+//! The directory that the control plane reads: one file for each Service, with its endpoints, or for a few where there are so many
+//! Services that the directory would have more files than the control plane reads.
 //!
 //! An endpoint's Pod is called `ENDPOINT-vVERSION`, so that whoever receives it can tell which state of the directory it is from.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::{fs, io};
+
+/// The control plane reads 10,000 files of a directory.
+const MAX_FILES: usize = 5_000;
 
 /// The Services and the version of each of their endpoints.
 pub(crate) struct Manifests {
@@ -21,10 +25,14 @@ impl Manifests {
     pub(crate) fn write(directory: PathBuf, services: usize, endpoints: usize) -> io::Result<Self> {
         let manifests = Self { directory, versions: vec![vec![0; endpoints]; services] };
         fs::write(manifests.directory.join("namespace.yaml"), "apiVersion: v1\nkind: Namespace\nmetadata: {name: scale}\n")?;
-        for service in 0..services {
-            manifests.save(service)?;
+        for first in (0..services).step_by(manifests.in_one_file()) {
+            manifests.save(first)?;
         }
         Ok(manifests)
+    }
+
+    fn in_one_file(&self) -> usize {
+        self.services().div_ceil(MAX_FILES).max(1)
     }
 
     /// How many Services there are.
@@ -49,21 +57,25 @@ impl Manifests {
         self.versions.get(service).into_iter().flatten().sum()
     }
 
-    /// Writes a Service's file. A reader sees it as it was, or as it is: never a part of it.
+    /// Writes the file that has a Service. A reader sees it as it was, or as it is: never a part of it.
     ///
     /// # Errors
     ///
     /// When it cannot be written.
     pub(crate) fn save(&self, service: usize) -> io::Result<()> {
-        let draft = self.directory.join(format!(".s{service}"));
-        fs::write(&draft, self.yaml(service))?;
-        fs::rename(draft, self.directory.join(format!("s{service}.yaml")))
+        let (size, file) = (self.in_one_file(), service / self.in_one_file());
+        let all = (file * size..(file + 1) * size).take_while(|it| *it < self.services());
+        let yaml: String = all.map(|it| self.yaml(it)).collect();
+        let draft = self.directory.join(format!(".s{file}"));
+        fs::write(&draft, yaml)?;
+        fs::rename(draft, self.directory.join(format!("s{file}.yaml")))
     }
 
     fn yaml(&self, service: usize) -> String {
         let (high, low) = (service / 250, service % 250 + 1);
         let mut yaml = format!(
-            "apiVersion: v1
+            "---
+apiVersion: v1
 kind: Service
 metadata: {{name: s{service}, namespace: scale}}
 spec: {{clusterIP: 10.96.{high}.{low}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}
