@@ -73,6 +73,9 @@ struct Failed {
     address: SocketAddr,
 }
 
+/// What an attempt brought. The outer error ends the request.
+type Sent = Result<Result<(Answer, Option<Pick>), Box<Failed>>, Fault>;
+
 /// Where an attempt goes.
 struct Target {
     upstream: Rc<Upstream>,
@@ -149,12 +152,8 @@ impl Attempts<'_> {
         Ok(())
     }
 
-    /// One attempt, or two where a policy hedges. The outer error ends the request.
-    async fn once(
-        &self,
-        tried: &mut Vec<SocketAddr>,
-        exchange: &mut Option<Exchange>,
-    ) -> Result<Result<(Answer, Option<Pick>), Box<Failed>>, Fault> {
+    /// One attempt, or two where a policy hedges.
+    async fn once(&self, tried: &mut Vec<SocketAddr>, exchange: &mut Option<Exchange>) -> Sent {
         let limit = self.deadline.attempt(self.worker.shared.now());
         if limit.is_some_and(|(left, _)| left.is_zero()) {
             return Err(self.timed_out());
@@ -164,7 +163,7 @@ impl Attempts<'_> {
         let sent = match self.hedge_after(tried) {
             None => self.send(target, limit).await?,
             // Boxed: the room for two attempts is for those who asked for them.
-            Some(after) => Box::pin(self.hedged(target, limit, after, exchange)).await?,
+            Some(after) => Box::pin(self.hedged(target, limit, after, tried, exchange)).await?,
         };
         if let Err(failed) = &sent {
             tried.push(failed.address);
@@ -190,8 +189,9 @@ impl Attempts<'_> {
         first: Target,
         limit: Option<(Duration, Expiry)>,
         after: Duration,
+        tried: &mut Vec<SocketAddr>,
         exchange: &mut Option<Exchange>,
-    ) -> Result<Result<(Answer, Option<Pick>), Box<Failed>>, Fault> {
+    ) -> Sent {
         let address = first.upstream.address;
         let mut first = Box::pin(self.send(first, limit));
         tokio::select! {
@@ -208,8 +208,14 @@ impl Attempts<'_> {
         let mut second = Box::pin(self.send(second, self.deadline.attempt(self.worker.shared.now())));
         let (sent, hedge_won) = tokio::select! {
             biased;
-            sent = &mut first => if matches!(sent, Ok(Ok(_))) { (sent, false) } else { (second.await, true) },
-            sent = &mut second => if matches!(sent, Ok(Ok(_))) { (sent, true) } else { (first.await, false) },
+            sent = &mut first => match answered(sent, tried) {
+                Some(sent) => (sent, false),
+                None => (second.await, true),
+            },
+            sent = &mut second => match answered(sent, tried) {
+                Some(sent) => (sent, true),
+                None => (first.await, false),
+            },
         };
         let won = hedge_won && matches!(sent, Ok(Ok(_)));
         self.worker.shared.metrics.hedged(&cluster.backend, won);
@@ -220,11 +226,7 @@ impl Attempts<'_> {
     }
 
     /// Sends the request to one endpoint and waits for its answer.
-    async fn send(
-        &self,
-        target: Target,
-        limit: Option<(Duration, Expiry)>,
-    ) -> Result<Result<(Answer, Option<Pick>), Box<Failed>>, Fault> {
+    async fn send(&self, target: Target, limit: Option<(Duration, Expiry)>) -> Sent {
         let Target { upstream, protocol, mut pick } = target;
         let address = upstream.address;
         let failed = |end, fault| Ok(Err(Box::new(Failed { end, fault, answer: None, address })));
@@ -419,6 +421,20 @@ impl Attempts<'_> {
         tracked.until(tokio::time::Instant::now() + left, move || {
             worker.shared.metrics.fault(Hop::Outbound, Reason::RequestTimeout);
         })
+    }
+}
+
+/// What the first of two attempts to end brought, if that was an answer. A failure is the endpoint's, and the other attempt decides.
+fn answered(sent: Sent, tried: &mut Vec<SocketAddr>) -> Option<Sent> {
+    match sent {
+        Ok(Ok(answer)) => Some(Ok(Ok(answer))),
+        Ok(Err(failed)) => {
+            tried.push(failed.address);
+            failed.give_up();
+            None
+        }
+        // The request's time is over, for the other as well.
+        Err(_) => None,
     }
 }
 
