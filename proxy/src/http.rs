@@ -1,20 +1,20 @@
 //! What both directions share of HTTP: serving a connection, and the headers that belong to one hop only.
 
+mod http1;
+
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, Method, Request, Response};
-use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,27 +22,23 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::body::Body;
-use crate::fault::{Fault, Hop, Reason};
+use crate::fault::{Fault, Reason};
 use crate::guarded::{Guard, Guarded};
-use crate::io::farewell::{Farewell, Talk};
 use crate::io::local::LocalExecutor;
 
-/// A request's head may have this many bytes: what common servers admit, several times over.
-const MAX_HEAD: usize = 64 * 1024;
+pub(crate) use http1::serve as serve_http1;
 
-/// The same for HTTP/2, which counts 32 bytes more for each line (RFC 9113, section 6.5.2): what came in HTTP/1.1 always fits.
+/// What an HTTP/2 request's head may have: as many bytes as in HTTP/1, and 32 more for each line, which HTTP/2 counts (RFC 9113,
+/// section 6.5.2), so that what came in HTTP/1.1 always fits.
 const MAX_HEADER_LIST: u32 = 128 * 1024;
-
-/// How long a client may take over a request's head, and how long its connection may stay idle between two: hyper has one timer
-/// for both. Longer than the minute after which common clients give up idle connections themselves.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Streams that one HTTP/2 connection may have open.
 const MAX_STREAMS: u32 = 1000;
 
-/// Bytes in flight per stream and per connection, as on the client side (`pool/http2.rs`).
+/// Bytes in flight per stream and per connection, as on the client side (`pool/http2.rs`): enough for as many streams as a peer
+/// puts on one connection by itself, so that an application which does not read some requests stalls no others.
 const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 200 * STREAM_WINDOW;
 
 /// Peers that vanish without a word are noticed after both times together.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -54,53 +50,6 @@ const MAX_SEND_BUFFER: usize = 128 * 1024;
 /// How long a drain waits for a connection that carries no request: for a first one of which the head has begun to come, or for a
 /// client on HTTP/2 to take notice. One that is gone would hold the drain to its end otherwise.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
-
-/// Serves an HTTP/1 connection until it ends. When `drain` turns true the request under way is finished and the connection closed.
-///
-/// # Errors
-///
-/// How the connection broke.
-pub(crate) async fn serve_http1<I, F, Fut>(
-    io: I,
-    hop: Hop,
-    drain: Option<watch::Receiver<bool>>,
-    handler: Rc<F>,
-) -> hyper::Result<()>
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    F: Fn(Request<Incoming>) -> Fut + 'static,
-    Fut: Future<Output = Response<Body>> + 'static,
-{
-    let requests = Requests::default();
-    let (counted, talk) = (requests.clone(), Arc::new(Talk::default()));
-    let io = Farewell::new(io, hop, Arc::clone(&talk));
-    let service = service_fn(move |request: Request<Incoming>| {
-        let _ = counted.begin();
-        let answering = talk.begin(!request.body().is_end_stream());
-        let answer = handler(request);
-        async move { Ok::<_, Infallible>(answer.await.map(|body| Guarded::new(body, Guard::Http1(answering)))) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD)
-        .auto_date_header(false)
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let Some(mut drain) = drain else { return connection.await };
-    tokio::select! {
-        ended = connection.as_mut() => return ended,
-        _ = drain.wait_for(|draining| *draining) => {}
-    }
-    // Closes the connection between two requests, or after the one under way. Before the first one it waits for it.
-    connection.as_mut().graceful_shutdown();
-    tokio::select! {
-        ended = connection.as_mut() => return ended,
-        () = sleep(DRAIN_GRACE), if requests.begun() == 0 => {}
-    }
-    if requests.begun() == 0 { Ok(()) } else { connection.await }
-}
 
 /// Serves an HTTP/2 connection until it ends. When `drain` turns true the client is told with a GOAWAY, and the streams under way
 /// are finished.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Signal};
 
 use crate::wait::{ensure, until};
 
@@ -17,6 +17,14 @@ pub struct Process {
     name: String,
     log: PathBuf,
     child: Mutex<Child>,
+}
+
+/// Lets this process, and what it starts from now on, have as many files and connections open as the system allows. Says how many.
+pub fn allow_many_files() -> usize {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = rustix::process::setrlimit(Resource::Nofile, limit);
+    limit.maximum.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
 }
 
 impl Process {
@@ -116,10 +124,24 @@ impl Process {
     /// When it has ended.
     #[must_use]
     pub fn peak_memory(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// The memory that it has resident, in bytes (`VmRSS`).
+    ///
+    /// # Panics
+    ///
+    /// When it has ended.
+    #[must_use]
+    pub fn resident_memory(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, field: &str) -> u64 {
         let path = format!("/proc/{}/status", self.pid());
         let status = std::fs::read_to_string(&path).expect("the process runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel counts memory");
-        let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().expect("VmHWM is a number");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the kernel counts memory");
+        let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().expect("memory is a number");
         kilobytes * 1024
     }
 

@@ -6,7 +6,6 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, SEC_WEBSOCKET_ACCEPT
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::ext::Protocol;
-use hyper::upgrade::OnUpgrade;
 use weir_core::authz::Permit;
 use weir_core::hop::strip_hop_by_hop;
 
@@ -16,13 +15,13 @@ use crate::body::{Body, RequestBody};
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Reason};
 use crate::http::offer_websocket_key;
-use crate::io::upgraded;
+use crate::io::upgraded::{self, ClientHalf};
 use crate::pool::{SendError, WEIR_STATUS, Wire};
 
 /// An upgrade that a client asks for.
 pub(super) struct Asked {
     token: HeaderValue,
-    client: OnUpgrade,
+    client: ClientHalf,
     /// The client's side is an HTTP/2 stream: accepted with 200, without the headers of HTTP/1.1.
     stream: bool,
 }
@@ -36,7 +35,7 @@ pub(super) fn asked(parts: &mut Parts, token_of: impl Fn(&HeaderMap) -> Option<S
     } else {
         return None;
     };
-    let client = parts.extensions.remove::<OnUpgrade>();
+    let client = ClientHalf::take(&mut parts.extensions);
     Some(match (HeaderValue::from_str(&token), client) {
         (Ok(token), Some(client)) => Ok(Asked { token, client, stream }),
         (Err(_), _) => Err(Fault::new(Reason::BadRequest, "the protocol to upgrade to is no header value")),

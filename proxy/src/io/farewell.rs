@@ -5,10 +5,10 @@
 //! reset by the kernel, which may take the answer away from a client that has not read it yet: what comes is read and dropped
 //! for a while. An answer that breaks off ends like this too: what there is of it reaches its client, its head above all.
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -26,51 +26,68 @@ const MAX_DROPPED: usize = 64 * 1024 * 1024;
 /// What one read drops.
 const SCRAP: usize = 16 * 1024;
 
-/// What the two ends of a connection's service know of each other. Workers have one thread; the atomics are there because hyper
-/// wants streams that could change theirs.
+/// What the two ends of a connection's service know of each other.
 #[derive(Debug, Default)]
 pub(crate) struct Talk {
-    answers: AtomicU64,
-    unread: AtomicBool,
-    broken_off: AtomicBool,
-    parted: AtomicBool,
+    answers: Cell<u64>,
+    unread: Cell<bool>,
+    /// Something has been written, and not all of it is known to be out.
+    unwritten: Cell<bool>,
+    broken_off: Cell<bool>,
+    parted: Cell<bool>,
+    aside: Cell<bool>,
 }
 
 impl Talk {
     /// A request has come, and has a body or none. Its answer is being given until what is returned is dropped.
-    pub(crate) fn begin(self: &Arc<Self>, has_body: bool) -> Answering {
-        self.answers.store(self.answers.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        self.unread.store(has_body, Ordering::Relaxed);
-        Answering(Arc::clone(self))
+    pub(crate) fn begin(self: &Rc<Self>, has_body: bool) -> Answering {
+        self.answers.set(self.answers.get() + 1);
+        self.unread.set(has_body);
+        Answering(Rc::clone(self))
+    }
+
+    /// Whether an answer is being given, or prepared.
+    pub(crate) fn is_answering(&self) -> bool {
+        self.answers.get() > 0
+    }
+
+    /// Whether all that was to be written is out.
+    pub(crate) fn is_written(&self) -> bool {
+        !self.unwritten.get()
+    }
+
+    /// While this is so, the end of hyper's part is not the end of the connection.
+    pub(crate) fn put_aside(&self, aside: bool) {
+        self.aside.set(aside);
     }
 
     /// The answer that is being given will never be complete: the connection ends with what there is of it.
     fn break_off(&self) {
-        self.broken_off.store(true, Ordering::Relaxed);
+        self.broken_off.set(true);
     }
 
     /// Whether all that there was has been written, and the connection's end after it.
     fn has_parted(&self) -> bool {
-        self.parted.load(Ordering::Relaxed)
+        self.parted.get()
     }
 }
 
 /// An answer that is being given.
 #[derive(Debug)]
-pub(crate) struct Answering(Arc<Talk>);
+pub(crate) struct Answering(Rc<Talk>);
 
 impl Answering {
     /// The answer has broken off. What is returned ends when its client has been told what there is of it, or takes it no more.
     pub(crate) fn break_off(&self) -> Parting {
         self.0.break_off();
-        Parting { talk: Arc::clone(&self.0), limit: Box::pin(sleep(LINGER)) }
+        Parting { talk: Rc::clone(&self.0), limit: Box::pin(sleep(LINGER)) }
     }
 }
 
 /// The last words of an answer that has broken off.
 #[derive(Debug)]
 pub(crate) struct Parting {
-    talk: Arc<Talk>,
+    talk: Rc<Talk>,
     limit: Pin<Box<Sleep>>,
 }
 
@@ -83,7 +100,7 @@ impl Parting {
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.answers.store(self.0.answers.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+        self.0.answers.set(self.0.answers.get().saturating_sub(1));
     }
 }
 
@@ -91,7 +108,7 @@ impl Drop for Answering {
 pub(crate) struct Farewell<T> {
     inner: T,
     hop: Hop,
-    talk: Arc<Talk>,
+    talk: Rc<Talk>,
     /// Since everything was last written out an application's answer has begun: what is written may be its.
     answering: bool,
     /// What goes out instead of hyper's own words, as far as it is not written yet.
@@ -107,13 +124,23 @@ enum End {
 
 impl<T> Farewell<T> {
     /// Watches over the end of `inner`.
-    pub(crate) fn new(inner: T, hop: Hop, talk: Arc<Talk>) -> Self {
+    pub(crate) fn new(inner: T, hop: Hop, talk: Rc<Talk>) -> Self {
         Self { inner, hop, talk, answering: false, instead: None, end: End::Open }
+    }
+
+    /// What is watched over.
+    pub(crate) const fn inner_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+
+    /// The same, no longer watched over.
+    pub(crate) fn into_inner(self) -> T {
+        self.inner
     }
 
     /// Whether what is written next belongs to an answer of the service's.
     fn is_answering(&mut self) -> bool {
-        self.answering |= self.talk.answers.load(Ordering::Relaxed) > 0;
+        self.answering |= self.talk.is_answering();
         self.answering
     }
 }
@@ -121,8 +148,8 @@ impl<T> Farewell<T> {
 /// Answers bytes that are no HTTP request, where nothing but HTTP is spoken, and ends the connection. Whoever wrote HTTP with a
 /// mistake in it learns what was wrong; whoever speaks something else sees an answer that its protocol does not have.
 pub(crate) async fn refuse<T: AsyncRead + AsyncWrite + Unpin>(stream: T, hop: Hop, fault: &Fault) {
-    let talk = Arc::new(Talk::default());
-    talk.unread.store(true, Ordering::Relaxed);
+    let talk = Rc::new(Talk::default());
+    talk.unread.set(true);
     let mut stream = Farewell::new(stream, hop, talk);
     let status = fault.reason.status();
     let reason = status.canonical_reason().unwrap_or_default();
@@ -204,6 +231,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Farewell<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Farewell<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.talk.unwritten.set(true);
         if self.instead.is_some() {
             return self.poll_instead(cx, buf.len());
         }
@@ -211,7 +239,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Farewell<T> {
             && let Some(instead) = explain(buf, self.hop)
         {
             // The rest of what was refused is still coming.
-            self.talk.unread.store(true, Ordering::Relaxed);
+            self.talk.unread.set(true);
             self.instead = Some(instead);
             return self.poll_instead(cx, buf.len());
         }
@@ -220,6 +248,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Farewell<T> {
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if self.is_answering() {
+            self.talk.unwritten.set(true);
             return Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
         }
         // A refusal is a head and nothing else.
@@ -235,9 +264,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Farewell<T> {
         // Whoever flushes has written out all that there was.
         self.answering = false;
         ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
-        if self.talk.broken_off.load(Ordering::Relaxed) && !self.talk.has_parted() {
+        self.talk.unwritten.set(false);
+        if self.talk.broken_off.get() && !self.talk.has_parted() {
             ready!(self.as_mut().poll_shutdown(cx))?;
-            self.talk.parted.store(true, Ordering::Relaxed);
+            self.talk.parted.set(true);
             // The body that has broken off is to be asked again.
             cx.waker().wake_by_ref();
         }
@@ -245,9 +275,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Farewell<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.talk.aside.get() {
+            return Poll::Ready(Ok(()));
+        }
         if matches!(self.end, End::Open) {
             ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
-            self.end = if self.talk.unread.load(Ordering::Relaxed) {
+            self.end = if self.talk.unread.get() {
                 End::Lingering { until: Box::pin(sleep(LINGER)), left: MAX_DROPPED }
             } else {
                 End::Over
@@ -264,9 +297,9 @@ mod tests {
 
     const REFUSAL: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-    fn farewell(inner: tokio::io::DuplexStream) -> (Farewell<tokio::io::DuplexStream>, Arc<Talk>) {
-        let talk = Arc::new(Talk::default());
-        (Farewell::new(inner, Hop::Inbound, Arc::clone(&talk)), talk)
+    fn farewell(inner: tokio::io::DuplexStream) -> (Farewell<tokio::io::DuplexStream>, Rc<Talk>) {
+        let talk = Rc::new(Talk::default());
+        (Farewell::new(inner, Hop::Inbound, Rc::clone(&talk)), talk)
     }
 
     #[tokio::test]

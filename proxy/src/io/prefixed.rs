@@ -23,6 +23,11 @@ impl<T> Prefixed<T> {
     pub(crate) const fn inner(&self) -> &T {
         &self.inner
     }
+
+    /// Gives back what has been read and not used: it is read again before everything else.
+    pub(crate) fn put_back(&mut self, read: &[u8]) {
+        self.prefix = if self.prefix.is_empty() { Bytes::copy_from_slice(read) } else { [read, &self.prefix].concat().into() };
+    }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
@@ -74,5 +79,16 @@ mod tests {
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "GET / HTTP/1.1");
+    }
+
+    #[tokio::test]
+    async fn what_is_put_back_comes_first() {
+        let mut stream = Prefixed::new(Bytes::from_static(b" HTTP"), &b"/1.1"[..]);
+        stream.put_back(b"GET /");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        stream.put_back(b"again");
+        stream.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "GET / HTTP/1.1again");
     }
 }

@@ -150,7 +150,15 @@ async fn serve(worker: Rc<Worker>, stream: Prefixed<TcpStream>, spoken: Spoken, 
         Rc::new(move |request| request::serve(Rc::clone(&worker), Rc::clone(&mode), request))
     };
     let ended = match spoken {
-        Spoken::Http1 => http::serve_http1(stream, Hop::Outbound, None, handler).await,
+        Spoken::Http1 => {
+            // On a task of its own, which has room for this and no more: such connections live long, and most are silent.
+            tokio::task::spawn_local(async move {
+                if let Err(error) = http::serve_http1(stream, Hop::Outbound, None, handler).await {
+                    note_end(&worker, Hop::Outbound, &error);
+                }
+            });
+            return;
+        }
         Spoken::Http2 => http::serve_http2(Coalesced::new(stream), None, handler).await,
         Spoken::Other => {
             worker.shared.metrics.fault(Hop::Outbound, Reason::NotHttp);

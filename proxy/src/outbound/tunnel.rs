@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use weir_core::balance::{FailureCause, Outcome};
@@ -26,6 +25,7 @@ use crate::exchange::Exchange;
 use crate::fault::{Fault, Hop, Reason};
 use crate::io::copy::copy_both;
 use crate::io::prefixed::Prefixed;
+use crate::io::upgraded::ClientHalf;
 use crate::metrics::{ConnectionSeries, Labels};
 use crate::pool::TcpUpstream;
 use crate::slots::Slot;
@@ -66,7 +66,7 @@ pub(super) async fn connect(
     // Where the client's own words say who gets the connection, or whether it is TLS already, they come after the answer.
     let waits = is_routed_by_name(worker, &destination) || may_get_tls(worker, &destination);
     let opened = if waits { None } else { Some(open(worker, &destination, &Heard::default()).await?) };
-    let Some(on_upgrade) = parts.extensions.remove::<hyper::upgrade::OnUpgrade>() else {
+    let Some(client) = ClientHalf::take(&mut parts.extensions) else {
         return Err(Fault::new(Reason::BadRequest, "CONNECT is not possible on this connection"));
     };
     let worker = Rc::clone(worker);
@@ -75,9 +75,9 @@ pub(super) async fn connect(
     drop(exchange.take());
     tokio::task::spawn_local(async move {
         let _busy = busy;
-        match (on_upgrade.await, opened) {
-            (Ok(upgraded), Some(mut upstream)) => copy(&mut TokioIo::new(upgraded), &mut upstream).await,
-            (Ok(upgraded), None) => carry_as_said(&worker, TokioIo::new(upgraded), &destination, Bytes::new()).await,
+        match (client.switched().await, opened) {
+            (Ok(mut client), Some(mut upstream)) => copy(&mut client, &mut upstream).await,
+            (Ok(client), None) => carry_as_said(&worker, client, &destination, Bytes::new()).await,
             (Err(error), _) => tracing::debug!(%error, "the client left before its tunnel stood"),
         }
     });

@@ -19,7 +19,7 @@ use crate::body::RequestBody;
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Hop, Reason, WEIR_ERROR};
 use crate::http::offer_websocket_key;
-use crate::io::upgraded;
+use crate::io::upgraded::{self, ClientHalf};
 use crate::metrics::Labels;
 use crate::pool::{Lease, WEIR_STATUS, Wire};
 use crate::worker::Worker;
@@ -30,14 +30,14 @@ pub(super) struct Upgrade {
     /// The client's side is an HTTP/2 stream: accepted with 200, without the headers of HTTP/1.1.
     stream: bool,
     /// The client's half of the connection, once it has been answered with 101.
-    client: RefCell<Option<OnUpgrade>>,
+    client: RefCell<Option<ClientHalf>>,
 }
 
 impl Upgrade {
     /// Takes the client's half out of its request. `None`: the connection cannot be upgraded, and the request is an ordinary one,
     /// which is what a server that does not want to upgrade makes of it too (RFC 9110, section 7.8).
     pub(super) fn take(token: String, stream: bool, parts: &mut RequestParts) -> Option<Self> {
-        let client = parts.extensions.remove::<OnUpgrade>()?;
+        let client = ClientHalf::take(&mut parts.extensions)?;
         if stream {
             offer_websocket_key(&token, &mut parts.headers);
         }

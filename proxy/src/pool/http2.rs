@@ -48,9 +48,16 @@ const HANDED_BACK: usize = 8;
 /// A connection without requests is closed after this.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Bytes in flight per stream and per connection. A stream's bound is what a slow client may pile up in memory.
+/// Bytes in flight per stream: what a slow client may pile up in memory.
 const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// Bytes in flight on a connection with so many streams: as many as all of them may have. With less, clients that do not read
+/// would take all of it, and with it the connection from those that do.
+fn connection_window(streams: usize) -> u32 {
+    /// RFC 9113, section 6.9.1.
+    const MOST: u32 = (1 << 31) - 1;
+    u32::try_from(streams).unwrap_or(MOST).saturating_mul(STREAM_WINDOW).clamp(STREAM_WINDOW, MOST)
+}
 
 /// A response's headers may take this many bytes.
 const MAX_HEADER_LIST: u32 = 64 * 1024;
@@ -81,9 +88,13 @@ struct Connection {
 impl Connection {
     /// Streams that may be under way: never more than the other side admits, behind which a request would wait without an end.
     fn limit(&self, keeping: Keeping) -> usize {
-        let most = keeping.streams.map_or(CROWDED, |streams| usize::try_from(streams).unwrap_or(usize::MAX).max(1));
-        self.peer_limit.get().clamp(1, most)
+        self.peer_limit.get().clamp(1, crowded(keeping))
     }
+}
+
+/// Streams under way on one connection before another is opened.
+fn crowded(keeping: Keeping) -> usize {
+    keeping.streams.map_or(CROWDED, |streams| usize::try_from(streams).unwrap_or(usize::MAX).max(1))
 }
 
 impl Pool {
@@ -250,7 +261,7 @@ where
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(connection_window(crowded(keeping)))
         .max_header_list_size(MAX_HEADER_LIST)
         .initial_max_send_streams(UNSAID)
         .keep_alive_interval(keeping.connections.keep_alive.unwrap_or(PING_INTERVAL))
