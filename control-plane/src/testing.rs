@@ -60,6 +60,7 @@ pub(crate) fn random_event(rng: &mut Rng) -> Event {
         7 | 8 => random_policy(rng, namespace),
         9 => random_tls_policy(rng, namespace),
         10 => random_config_map(rng, namespace),
+        11 => random_traffic_policy(rng, namespace),
         _ => random_route(rng, namespace),
     };
     match event(&value) {
@@ -180,15 +181,18 @@ fn random_policy(rng: &mut Rng, namespace: &str) -> Value {
     if rng.u8(..4) == 0 {
         targets.push(target("s3", ""));
     }
+    let mut spec = json!({
+        "targetRefs": targets,
+        "loadBalancing": {"type": one(rng, &["RoundRobin", "RingHash"])},
+        "rateLimits": [{"requests": rng.u8(1..3)}],
+        "faults": [{"delay": "1s", "percent": rng.u8(..3)}],
+    });
+    if rng.bool() {
+        spec["retryBudget"] = json!({"percent": rng.u8(..3)});
+    }
     json!({
         "apiVersion": "weir.dev/v1alpha1", "kind": "TrafficPolicy",
-        "metadata": {"name": one(rng, &["t0", "t1"]), "namespace": namespace, "generation": rng.u8(..3)},
-        "spec": {
-            "targetRefs": targets,
-            "loadBalancing": {"type": one(rng, &["RoundRobin", "RingHash"])},
-            "rateLimits": [{"requests": rng.u8(1..3)}],
-            "faults": [{"delay": "1s", "percent": rng.u8(..3)}],
-        },
+        "metadata": {"name": one(rng, &["t0", "t1"]), "namespace": namespace, "generation": rng.u8(..3)}, "spec": spec,
     })
 }
 
@@ -207,6 +211,20 @@ fn random_tls_policy(rng: &mut Rng, namespace: &str) -> Value {
             "targetRefs": [target],
             "validation": {"hostname": one(rng, &["a.example", "b.example"]), "caCertificateRefs": references},
         },
+    })
+}
+
+fn random_traffic_policy(rng: &mut Rng, namespace: &str) -> Value {
+    let mut spec = json!({"targetRefs": [{"group": "", "kind": "Service", "name": one(rng, &SERVICES)}]});
+    if rng.bool() {
+        spec["retryConstraint"] = json!({"budget": {"percent": rng.u8(..3)}});
+    }
+    if rng.bool() {
+        spec["sessionPersistence"] = json!({"type": one(rng, &["Cookie", "Header"])});
+    }
+    json!({
+        "apiVersion": "gateway.networking.x-k8s.io/v1alpha1", "kind": "XBackendTrafficPolicy",
+        "metadata": {"name": one(rng, &["t0", "t1"]), "namespace": namespace, "generation": rng.u8(..3)}, "spec": spec,
     })
 }
 

@@ -19,14 +19,37 @@ pub struct BudgetConfig {
     pub percent: u32,
     /// Retries per second that are allowed on top.
     pub min_per_second: u32,
+    /// Retries of one window that are allowed on top of those: what a rate leaves that is not whole in a second.
+    pub min_per_window: u32,
     /// How long a request counts. Within one window the retries may come all at once.
     pub window: Duration,
+    /// Whether a request that wanted one more retry is answered with 503 (GEP-3388), and not with what its last attempt brought.
+    pub answers_unavailable: bool,
+}
+
+impl BudgetConfig {
+    /// With so many retries in an interval on top, rounded down to whole retries of one window.
+    #[must_use]
+    pub fn with_minimum(self, count: u32, interval: Duration) -> Self {
+        let of_window = u128::from(count) * self.window.as_millis() / interval.as_millis().max(1);
+        let second = u128::from(count) * 1000 / interval.as_millis().max(1);
+        let min_per_second = u32::try_from(second).unwrap_or(u32::MAX);
+        let left = of_window.saturating_sub(u128::from(min_per_second) * self.window.as_millis() / 1000);
+        Self { min_per_second, min_per_window: u32::try_from(left).unwrap_or(u32::MAX), ..self }
+    }
+
+    /// Retries of one window that need no requests.
+    #[must_use]
+    pub fn reserve(&self) -> u64 {
+        let by_rate = u128::from(self.min_per_second) * self.window.as_millis() / 1000;
+        u64::try_from(by_rate).unwrap_or(u64::MAX).saturating_add(self.min_per_window.into())
+    }
 }
 
 impl Default for BudgetConfig {
     /// The Gateway API's defaults for a retry budget.
     fn default() -> Self {
-        Self { percent: 20, min_per_second: 10, window: Duration::from_secs(10) }
+        Self { percent: 20, min_per_second: 10, min_per_window: 0, window: Duration::from_secs(10), answers_unavailable: false }
     }
 }
 
@@ -52,10 +75,9 @@ impl RetryBudget {
     /// An empty budget: only the minimum rate may be retried until requests come.
     #[must_use]
     pub fn new(config: BudgetConfig) -> Self {
-        let reserve = u128::from(config.min_per_second) * config.window.as_millis() / 1000;
         Self {
             percent: config.percent.into(),
-            reserve: u64::try_from(reserve).unwrap_or(u64::MAX),
+            reserve: config.reserve(),
             part_length: (config.window / 10).max(Duration::from_millis(1)),
             turn: 0,
             parts: [Part::default(); PARTS],
@@ -107,7 +129,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const NONE_FOR_FREE: BudgetConfig = BudgetConfig { percent: 20, min_per_second: 0, window: Duration::from_secs(10) };
+    const NONE_FOR_FREE: BudgetConfig = BudgetConfig {
+        percent: 20,
+        min_per_second: 0,
+        min_per_window: 0,
+        window: Duration::from_secs(10),
+        answers_unavailable: false,
+    };
 
     fn at(seconds: f64) -> Moment {
         Moment::after_start(Duration::from_secs_f64(seconds))
@@ -136,6 +164,28 @@ mod tests {
     }
 
     #[test]
+    fn a_minimum_rate_holds_for_a_window() {
+        let minute = Duration::from_secs(60);
+        for (count, interval, window, expected) in [
+            (10, 1_000, 10_000, 100),
+            (10, 500, 10_000, 200),
+            (30, 60_000, 10_000, 5),
+            (1, 3_600_000, 10_000, 0),
+            (3, 2_000, 1_000, 1),
+            (25, 10_000, 3_000, 7),
+            (1_000_000, 1, 3_600_000, 3_600_000_000_000),
+            (0, 1_000, 10_000, 0),
+            (5, 0, 1_000, 5_000),
+        ] {
+            let (interval, window) = (Duration::from_millis(interval), Duration::from_millis(window));
+            let config = BudgetConfig { window, ..BudgetConfig::default() }.with_minimum(count, interval);
+            assert_eq!(config.reserve(), expected, "{count} in {interval:?}, {window:?}");
+        }
+        let thirty = BudgetConfig::default().with_minimum(30, minute);
+        assert_eq!(withdrawals(&mut RetryBudget::new(thirty), at(0.0)), 5);
+    }
+
+    #[test]
     fn requests_expire() {
         let mut budget = RetryBudget::new(NONE_FOR_FREE);
         (0..100).for_each(|_| budget.deposit(at(0.5)));
@@ -161,7 +211,7 @@ mod tests {
             min_per_second in 0_u32..5,
             steps in proptest::collection::vec((0_u64..3000, 0_u32..20, 0_u32..20), 1..200),
         ) {
-            let config = BudgetConfig { percent, min_per_second, window: Duration::from_secs(5) };
+            let config = BudgetConfig { percent, min_per_second, window: Duration::from_secs(5), ..BudgetConfig::default() };
             let mut budget = RetryBudget::new(config);
             let (mut now, mut requests, mut retries) = (Moment::START, 0_u64, 0_u64);
             for (wait, deposits, wanted) in steps {

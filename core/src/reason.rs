@@ -67,11 +67,13 @@ pub enum Reason {
     RateLimited,
     /// A policy wants this failure.
     FaultInjected,
+    /// One more attempt was due, and a policy's retry budget is spent.
+    RetryBudget,
 }
 
 impl Reason {
     /// All of them, for the metrics' bound and the documentation's test.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::BadRequest,
         Self::HeadersTooLarge,
         Self::ClientAborted,
@@ -102,6 +104,7 @@ impl Reason {
         Self::DetectTimeout,
         Self::RateLimited,
         Self::FaultInjected,
+        Self::RetryBudget,
     ];
 
     /// As in `weir-error`, metrics and logs.
@@ -138,6 +141,7 @@ impl Reason {
             Self::DetectTimeout => "detect-timeout",
             Self::RateLimited => "rate-limited",
             Self::FaultInjected => "fault-injected",
+            Self::RetryBudget => "retry-budget",
         }
     }
 
@@ -166,6 +170,7 @@ impl Reason {
             | Self::NoCertificate
             | Self::Overloaded
             | Self::FaultInjected
+            | Self::RetryBudget
             | Self::Loop => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout | Self::RequestTimeout | Self::BackendRequestTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -196,6 +201,7 @@ impl Reason {
             | Self::BadResponse
             | Self::Loop
             | Self::FaultInjected
+            | Self::RetryBudget
             | Self::UpgradeFailed => 14,
         }
     }

@@ -15,6 +15,7 @@ use crate::backend_tls::BackendTls;
 use crate::names::{BackendRef, Identity, ServiceRef, TrustDomain};
 use crate::policy::{AdaptiveConcurrency, BackendPolicy, Injection, RateLimit};
 use crate::route::{RouteTable, StreamTable};
+use crate::session::Session;
 
 /// What is spoken on a port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -67,6 +68,8 @@ pub struct ServicePort {
     pub streams: Option<Arc<StreamTable>>,
     /// What its callers are made to meet, on purpose.
     pub injections: Vec<Injection>,
+    /// How requests that belong together go to one endpoint, where no route is attached.
+    pub session: Option<Arc<Session>>,
 }
 
 /// Who can answer for one port of a Service.

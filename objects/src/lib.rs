@@ -6,6 +6,7 @@
 
 mod annotations;
 pub mod backend_tls;
+pub mod backend_traffic;
 mod field;
 mod gateway;
 pub mod policy;
@@ -38,6 +39,7 @@ pub use slice::{EndpointSlice, SliceEndpoint, SlicePort};
 pub use workload::{Namespace, Pod};
 
 use backend_tls::{BackendTlsPolicy, ConfigMap};
+use backend_traffic::BackendTrafficPolicy;
 use policy::TrafficPolicy;
 use routes::Route;
 
@@ -64,6 +66,8 @@ pub enum Kind {
     TrafficPolicy,
     /// `gateway.networking.k8s.io/v1` BackendTLSPolicy.
     BackendTlsPolicy,
+    /// `gateway.networking.x-k8s.io/v1alpha1` XBackendTrafficPolicy.
+    BackendTrafficPolicy,
     /// `v1` ConfigMap.
     ConfigMap,
 }
@@ -83,6 +87,7 @@ impl Kind {
             Self::TcpRoute => "TCPRoute",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::BackendTlsPolicy => "BackendTLSPolicy",
+            Self::BackendTrafficPolicy => "XBackendTrafficPolicy",
             Self::ConfigMap => "ConfigMap",
         }
     }
@@ -101,6 +106,7 @@ impl Kind {
             | Self::EndpointSlice
             | Self::TrafficPolicy
             | Self::BackendTlsPolicy
+            | Self::BackendTrafficPolicy
             | Self::ConfigMap => None,
         }
     }
@@ -119,6 +125,7 @@ impl Kind {
             ) => Some(Self::TlsRoute),
             ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1alpha2", "TCPRoute") => Some(Self::TcpRoute),
             ("gateway.networking.k8s.io/v1", "BackendTLSPolicy") => Some(Self::BackendTlsPolicy),
+            ("gateway.networking.x-k8s.io/v1alpha1", "XBackendTrafficPolicy") => Some(Self::BackendTrafficPolicy),
             ("v1", "ConfigMap") => Some(Self::ConfigMap),
             ("weir.dev/v1alpha1", "TrafficPolicy") => Some(Self::TrafficPolicy),
             _ => None,
@@ -180,6 +187,8 @@ pub enum Object {
     TrafficPolicy(Arc<TrafficPolicy>),
     /// See [`BackendTlsPolicy`].
     BackendTlsPolicy(Arc<BackendTlsPolicy>),
+    /// See [`BackendTrafficPolicy`].
+    BackendTrafficPolicy(Arc<BackendTrafficPolicy>),
     /// See [`ConfigMap`].
     ConfigMap(Arc<ConfigMap>),
 }
@@ -197,6 +206,7 @@ impl Object {
             Self::Route(it) => routes::object_key(&it.key),
             Self::TrafficPolicy(it) => policy::object_key(&it.key),
             Self::BackendTlsPolicy(it) => backend_tls::object_key(&it.key),
+            Self::BackendTrafficPolicy(it) => backend_traffic::object_key(&it.key),
             Self::ConfigMap(it) => key(Kind::ConfigMap, it.key.namespace.as_str(), it.key.name.as_str()),
         }
     }
@@ -250,6 +260,7 @@ pub fn decode(value: &Value) -> Decoded {
         Kind::TcpRoute => gateway::tcp_route(value),
         Kind::TrafficPolicy => policy::policy(value),
         Kind::BackendTlsPolicy => backend_tls::policy(value),
+        Kind::BackendTrafficPolicy => backend_traffic::policy(value),
         Kind::ConfigMap => backend_tls::config_map(value),
     };
     match decoded {

@@ -164,6 +164,11 @@ impl Cluster {
         granted
     }
 
+    /// Whether a request that the budget grants no further retry is answered with 503.
+    pub(crate) fn answers_unavailable(&self) -> bool {
+        self.policy.borrow().budget.answers_unavailable
+    }
+
     /// Where requests that are mirrored to it are counted.
     pub(crate) fn mirrored(&self) -> &MirrorSeries {
         self.mirrored.get_or_init(|| self.shared.metrics.mirrored(&self.backend))

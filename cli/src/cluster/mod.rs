@@ -84,6 +84,11 @@ impl Failure {
     pub(crate) fn is_not_found(&self) -> bool {
         self.code == Some(404)
     }
+
+    /// Whether whoever asks may not know.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        self.code == Some(403)
+    }
 }
 
 impl fmt::Display for Failure {

@@ -80,6 +80,11 @@ pub(super) async fn cluster(args: &ContextArgs) -> Result<Loaded, String> {
         let items = match cluster.list(&watched.path()).await {
             Ok(items) => items,
             Err(failure) if failure.is_not_found() && watched.optional => continue,
+            // An API server says so of a kind that it does not have as well, to whoever was not given the right.
+            Err(failure) if failure.is_forbidden() && watched.kind == Kind::BackendTrafficPolicy => {
+                warnings.push(format!("{}s are left out: {failure}", watched.kind.as_str()));
+                continue;
+            }
             Err(failure) => {
                 let kind = watched.kind.as_str();
                 return Err(format!("the {kind}s of the cluster cannot be listed: {failure}; the right to list them is needed"));

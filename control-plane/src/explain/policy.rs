@@ -30,6 +30,7 @@ pub(super) fn add(explanation: &mut Explanation, index: &Index, dialled: &Backen
     for name in explanation.backends.iter().map(|it| it.backend.clone()).collect::<Vec<_>>() {
         let Ok(backend) = name.parse::<BackendRef>() else { continue };
         explanation.policies.extend(tls(index, &backend));
+        explanation.policies.extend(traffic(index, &backend));
         let Some(policy) = of(index, &backend) else { continue };
         explanation.policies.push(format!("{name} is balanced by {} (TrafficPolicy {})", balancer(policy), policy.key));
         explanation.policies.extend(bounds(policy).map(|it| format!("{name} {it} (TrafficPolicy {})", policy.key)));
@@ -56,6 +57,31 @@ fn tls(index: &Index, backend: &BackendRef) -> Option<String> {
         Err(why) => format!("not called, and requests to them fail with {}: {why}", Reason::BackendTlsFailed.as_str()),
     };
     Some(format!("endpoints of {backend} without a sidecar are {said} (BackendTLSPolicy {policy})"))
+}
+
+/// What an XBackendTrafficPolicy says of retries and sessions.
+fn traffic(index: &Index, backend: &BackendRef) -> Vec<String> {
+    let of_port = || {
+        let port = index.service(&backend.service)?.port(backend.port)?;
+        Some((port, translate::traffic_in_force(index, &backend.service, port)?))
+    };
+    let Some((port, policy)) = of_port() else { return Vec::new() };
+    let overridden = translate::in_force(index, &backend.service, port).is_some_and(|it| it.says_budget);
+    let budget = policy.budget.filter(|_| !overridden).map(|it| {
+        let (percent, reserve, window) = (it.percent, it.reserve(), it.window);
+        format!(
+            "retries to {backend} are {percent} for each hundred requests and {reserve} more in {window:?}, and over that 503"
+        )
+    });
+    let session = policy.persistence.as_ref().map(|it| {
+        let name = it.name().map(|name| format!(" {name}")).unwrap_or_default();
+        let carrier = it.carrier();
+        format!(
+            "requests with one value of the {carrier}{name} stay with one endpoint of {backend}, if their rule keeps no sessions"
+        )
+    });
+    let lines = [budget, session].into_iter().flatten();
+    lines.map(|line| format!("{line} (XBackendTrafficPolicy {})", policy.key)).collect()
 }
 
 fn fault(it: &Injection) -> String {

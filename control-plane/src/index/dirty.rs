@@ -29,6 +29,8 @@ pub struct Dirty {
     pub policies: BTreeSet<NamespacedName>,
     /// The status of these BackendTLSPolicies.
     pub tls_policies: BTreeSet<NamespacedName>,
+    /// The status of these XBackendTrafficPolicies.
+    pub traffic_policies: BTreeSet<NamespacedName>,
     /// The trust bundle.
     pub trust: bool,
 }
@@ -45,6 +47,7 @@ impl Dirty {
         self.routes.extend(other.routes);
         self.policies.extend(other.policies);
         self.tls_policies.extend(other.tls_policies);
+        self.traffic_policies.extend(other.traffic_policies);
         self.trust |= other.trust;
     }
 

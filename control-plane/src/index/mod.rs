@@ -20,6 +20,7 @@ pub use dirty::Dirty;
 
 use self::relations::Relations;
 use crate::objects::backend_tls::{self, BackendTlsPolicy, ConfigMap};
+use crate::objects::backend_traffic::{self, BackendTrafficPolicy};
 use crate::objects::policy::{TrafficPolicy, policy_key};
 use crate::objects::{EndpointSlice, Kind, Namespace, NamespacedName, Object, ObjectKey, Pod, Service};
 use crate::routes::{Route, route_key};
@@ -43,6 +44,7 @@ pub struct Index {
     routes: BTreeMap<RouteRef, Arc<Route>>,
     policies: BTreeMap<NamespacedName, Arc<TrafficPolicy>>,
     tls_policies: BTreeMap<NamespacedName, Arc<BackendTlsPolicy>>,
+    traffic_policies: BTreeMap<NamespacedName, Arc<BackendTrafficPolicy>>,
     config_maps: BTreeMap<NamespacedName, Arc<ConfigMap>>,
     relations: Relations,
 }
@@ -59,6 +61,7 @@ impl Index {
             Event::Apply(Object::Route(it)) => self.put_route(&it.key.clone(), Some(it), &mut dirty),
             Event::Apply(Object::TrafficPolicy(it)) => self.put_policy(&it.key.clone(), Some(it), &mut dirty),
             Event::Apply(Object::BackendTlsPolicy(it)) => self.put_tls_policy(&it.key.clone(), Some(it), &mut dirty),
+            Event::Apply(Object::BackendTrafficPolicy(it)) => self.put_traffic_policy(&it.key.clone(), Some(it), &mut dirty),
             Event::Apply(Object::ConfigMap(it)) => self.put_config_map(&it.key.clone(), Some(it), &mut dirty),
             Event::Delete(key) => self.delete(&key, &mut dirty),
         }
@@ -80,6 +83,7 @@ impl Index {
             Kind::EndpointSlice => self.put_slice(&NamespacedName { namespace, name }, None, dirty),
             Kind::TrafficPolicy => self.put_policy(&NamespacedName { namespace, name }, None, dirty),
             Kind::BackendTlsPolicy => self.put_tls_policy(&NamespacedName { namespace, name }, None, dirty),
+            Kind::BackendTrafficPolicy => self.put_traffic_policy(&NamespacedName { namespace, name }, None, dirty),
             Kind::ConfigMap => self.put_config_map(&NamespacedName { namespace, name }, None, dirty),
             Kind::Service => {
                 if let Ok(name) = key.name.parse() {
@@ -188,6 +192,17 @@ impl Index {
         self.relations.tls_of(service).filter_map(|key| self.tls_policies.get(key))
     }
 
+    /// The XBackendTrafficPolicy of this name.
+    #[must_use]
+    pub fn traffic_policy(&self, key: &NamespacedName) -> Option<&Arc<BackendTrafficPolicy>> {
+        self.traffic_policies.get(key)
+    }
+
+    /// The XBackendTrafficPolicies that name this Service as a target, by name.
+    pub fn traffic_policies_of(&self, service: &ServiceRef) -> impl Iterator<Item = &Arc<BackendTrafficPolicy>> {
+        self.relations.traffic_of(service).filter_map(|key| self.traffic_policies.get(key))
+    }
+
     /// The ConfigMap of this name.
     #[must_use]
     pub fn config_map(&self, key: &NamespacedName) -> Option<&Arc<ConfigMap>> {
@@ -200,15 +215,16 @@ impl Index {
         let route = route_key(key).and_then(|key| self.routes.get(&key)).map(|route| route.generation);
         let policy = || Some(self.policies.get(&policy_key(key)?)?.generation);
         let tls_policy = || Some(self.tls_policies.get(&backend_tls::policy_key(key)?)?.generation);
-        route.or_else(policy).or_else(tls_policy)
+        let traffic_policy = || Some(self.traffic_policies.get(&backend_traffic::policy_key(key)?)?.generation);
+        route.or_else(policy).or_else(tls_policy).or_else(traffic_policy)
     }
 
     /// How many objects there are.
     #[must_use]
     pub fn len(&self) -> usize {
         let of_kubernetes = self.namespaces.len() + self.pods.len() + self.services.len() + self.slices.len();
-        let of_policies = self.policies.len() + self.tls_policies.len() + self.config_maps.len();
-        of_kubernetes + self.routes.len() + of_policies
+        let of_policies = self.policies.len() + self.tls_policies.len() + self.traffic_policies.len();
+        of_kubernetes + self.routes.len() + of_policies + self.config_maps.len()
     }
 
     /// Whether there are none.
@@ -286,6 +302,7 @@ impl Index {
         dirty.routes.extend(as_parent.chain(as_backend).cloned());
         dirty.policies.extend(self.relations.policies_of(name).cloned());
         dirty.tls_policies.extend(self.relations.tls_of(name).cloned());
+        dirty.traffic_policies.extend(self.relations.traffic_of(name).cloned());
         self.workloads_changed(name, dirty);
     }
 
@@ -337,6 +354,8 @@ impl Index {
             dirty.endpoints.insert(target.service.clone());
             // One policy may take a port from another.
             dirty.policies.extend(self.relations.policies_of(&target.service).cloned());
+            // Or its retry budget may count, and another's no more.
+            dirty.traffic_policies.extend(self.relations.traffic_of(&target.service).cloned());
             self.workloads_changed(&target.service, dirty);
         }
     }
@@ -350,6 +369,19 @@ impl Index {
         dirty.tls_policies.insert(key.clone());
         for target in old.iter().chain(&new).flat_map(|policy| &policy.targets) {
             // One policy may take a port from another, and what is spoken on a port may be another thing now.
+            self.service_changed(&target.service, dirty);
+        }
+    }
+
+    fn put_traffic_policy(&mut self, key: &NamespacedName, new: Option<Arc<BackendTrafficPolicy>>, dirty: &mut Dirty) {
+        let old = replace(&mut self.traffic_policies, key, new.clone());
+        if old == new {
+            return;
+        }
+        self.relations.backend_traffic(key, old.as_deref(), new.as_deref());
+        dirty.traffic_policies.insert(key.clone());
+        for target in old.iter().chain(&new).flat_map(|policy| &policy.targets) {
+            // One policy may take a port from another, and whoever routes to the Service keeps sessions otherwise.
             self.service_changed(&target.service, dirty);
         }
     }

@@ -7,6 +7,7 @@ use weir_core::names::ServiceRef;
 use weir_core::route::RouteRef;
 
 use crate::objects::backend_tls::BackendTlsPolicy;
+use crate::objects::backend_traffic::BackendTrafficPolicy;
 use crate::objects::policy::TrafficPolicy;
 use crate::objects::{EndpointSlice, NamespacedName, Pod, Service};
 use crate::routes::Route;
@@ -25,6 +26,7 @@ pub(super) struct Relations {
     routes_by_backend: Many<ServiceRef, RouteRef>,
     policies_by_target: Many<ServiceRef, NamespacedName>,
     tls_by_target: Many<ServiceRef, NamespacedName>,
+    traffic_by_target: Many<ServiceRef, NamespacedName>,
     tls_by_config_map: Many<NamespacedName, NamespacedName>,
 }
 
@@ -65,6 +67,11 @@ impl Relations {
         self.tls_by_target.get(service).into_iter().flatten()
     }
 
+    /// XBackendTrafficPolicies that name the Service as a target.
+    pub(super) fn traffic_of(&self, service: &ServiceRef) -> impl Iterator<Item = &NamespacedName> {
+        self.traffic_by_target.get(service).into_iter().flatten()
+    }
+
     /// BackendTLSPolicies that name the ConfigMap.
     pub(super) fn tls_from(&self, config_map: &NamespacedName) -> impl Iterator<Item = &NamespacedName> {
         self.tls_by_config_map.get(config_map).into_iter().flatten()
@@ -79,6 +86,18 @@ impl Relations {
             policy.into_iter().flat_map(BackendTlsPolicy::config_maps).collect()
         };
         relate(&mut self.tls_by_config_map, key, config_maps(old), config_maps(new));
+    }
+
+    pub(super) fn backend_traffic(
+        &mut self,
+        key: &NamespacedName,
+        old: Option<&BackendTrafficPolicy>,
+        new: Option<&BackendTrafficPolicy>,
+    ) {
+        let targets = |policy: Option<&BackendTrafficPolicy>| -> Vec<ServiceRef> {
+            policy.into_iter().flat_map(|policy| policy.targets.iter().map(|target| target.service.clone())).collect()
+        };
+        relate(&mut self.traffic_by_target, key, targets(old), targets(new));
     }
 
     pub(super) fn policy(&mut self, key: &NamespacedName, old: Option<&TrafficPolicy>, new: Option<&TrafficPolicy>) {

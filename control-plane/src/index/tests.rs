@@ -48,7 +48,8 @@ fn keys(index: &Index) -> Vec<ObjectKey> {
     let policies = index.policies.values().map(|it| Object::TrafficPolicy(it.clone()).key());
     let tls_policies = index.tls_policies.values().map(|it| Object::BackendTlsPolicy(it.clone()).key());
     let config_maps = index.config_maps.values().map(|it| Object::ConfigMap(it.clone()).key());
-    let policies = policies.chain(tls_policies).chain(config_maps);
+    let traffic_policies = index.traffic_policies.values().map(|it| Object::BackendTrafficPolicy(it.clone()).key());
+    let policies = policies.chain(tls_policies).chain(traffic_policies).chain(config_maps);
     namespaces.chain(pods).chain(services).chain(slices).chain(routes).chain(policies).collect()
 }
 
@@ -109,6 +110,9 @@ fn check(before: &Index, after: &Index, dirty: &Dirty, when: &str) {
         let differs = translate::backend_tls_status(before, &policy) != translate::backend_tls_status(after, &policy)
             || translate::backend_tls_unresolved(before, &policy) != translate::backend_tls_unresolved(after, &policy);
         assert!(!differs || dirty.tls_policies.contains(&policy), "status of TLS policy {policy}, {when}");
+        let differs = translate::backend_traffic_status(before, &policy) != translate::backend_traffic_status(after, &policy)
+            || translate::backend_traffic_unresolved(before, &policy) != translate::backend_traffic_unresolved(after, &policy);
+        assert!(!differs || dirty.traffic_policies.contains(&policy), "status of traffic policy {policy}, {when}");
     }
 }
 
@@ -133,6 +137,8 @@ impl Index {
         let policies = self.policies.values().map(|it| Event::Apply(Object::TrafficPolicy(it.clone())));
         let tls_policies = self.tls_policies.values().map(|it| Event::Apply(Object::BackendTlsPolicy(it.clone())));
         let config_maps = self.config_maps.values().map(|it| Event::Apply(Object::ConfigMap(it.clone())));
-        namespaces.chain(pods).chain(slices).chain(policies).chain(tls_policies).chain(config_maps).collect()
+        let traffic = self.traffic_policies.values().map(|it| Event::Apply(Object::BackendTrafficPolicy(it.clone())));
+        let policies = policies.chain(tls_policies).chain(traffic).chain(config_maps);
+        namespaces.chain(pods).chain(slices).chain(policies).collect()
     }
 }

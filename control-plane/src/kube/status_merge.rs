@@ -8,6 +8,10 @@ use serde_json::{Value, json};
 use crate::objects::{Kind, ObjectKey};
 use crate::translate::{CONTROLLER, Condition, Status};
 
+/// A route's status takes so many parents.
+const MAX_PARENTS: usize = 32;
+/// A policy's status takes so many ancestors, of all controllers together (GEP-713).
+const MAX_ANCESTORS: usize = 16;
 /// Kubernetes takes 32,768.
 const MAX_MESSAGE: usize = 32_000;
 
@@ -20,16 +24,18 @@ pub(super) struct Form {
     pub(super) entries: &'static str,
     /// The field of an entry that says which reference it is about.
     reference: &'static str,
+    /// The most entries.
+    most: usize,
 }
 
 /// `None`: nobody is told of the status of such objects.
 pub(super) const fn form(kind: Kind) -> Option<Form> {
     match kind {
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
-            Some(Form { references: "parentRefs", entries: "parents", reference: "parentRef" })
+            Some(Form { references: "parentRefs", entries: "parents", reference: "parentRef", most: MAX_PARENTS })
         }
-        Kind::TrafficPolicy | Kind::BackendTlsPolicy => {
-            Some(Form { references: "targetRefs", entries: "ancestors", reference: "ancestorRef" })
+        Kind::TrafficPolicy | Kind::BackendTlsPolicy | Kind::BackendTrafficPolicy => {
+            Some(Form { references: "targetRefs", entries: "ancestors", reference: "ancestorRef", most: MAX_ANCESTORS })
         }
         Kind::Namespace | Kind::Pod | Kind::Service | Kind::EndpointSlice | Kind::ConfigMap => None,
     }
@@ -139,7 +145,9 @@ fn merged(object: &StatusObject, wanted: &[(&Value, Vec<Condition>)], now: &str)
             merged.push(written(object, parent, conditions, entry.get("conditions"), now));
         }
     }
-    merged.extend(left.into_iter().map(|(parent, conditions)| written(object, parent, conditions, None, now)));
+    // What others wrote is not pushed out: a target without an entry is told of in the control plane's log and on its page.
+    let room = object.form.most.saturating_sub(merged.len());
+    merged.extend(left.into_iter().take(room).map(|(parent, conditions)| written(object, parent, conditions, None, now)));
     merged
 }
 

@@ -219,8 +219,37 @@ async fn a_conflict_is_read_again_and_an_absent_server_waited_for() {
 
 #[test]
 fn a_policys_status_has_the_names_of_its_own_form() {
-    for kind in [Kind::TrafficPolicy, Kind::BackendTlsPolicy] {
+    for kind in [Kind::TrafficPolicy, Kind::BackendTlsPolicy, Kind::BackendTrafficPolicy] {
         has_the_names_of_its_own_form(kind);
+    }
+}
+
+#[test]
+fn a_policy_has_sixteen_ancestors_at_most_and_others_keep_theirs() {
+    let target = |index: usize| json!({"group": "", "kind": "Service", "name": format!("s{index}")});
+    let targets: Vec<Value> = (0..16).map(target).collect();
+    let of_another = |index: usize| json!({"ancestorRef": {"kind": "Gateway", "name": format!("g{index}")}, "controllerName": "example.com/other", "conditions": []});
+    let key = ObjectKey { kind: Kind::BackendTrafficPolicy, namespace: "shop".into(), name: "p".into() };
+    for (others, expected) in [(0, 16), (1, 15), (15, 1), (16, 0)] {
+        let entries: Vec<Value> = (0..others).map(of_another).collect();
+        let value = json!({
+            "metadata": {"name": "p", "namespace": "shop", "generation": 2, "resourceVersion": "7"},
+            "spec": {"targetRefs": targets}, "status": {"ancestors": entries},
+        });
+        let object = StatusObject::read(&key, &value, None).unwrap();
+        let every: Vec<usize> = (0..16).collect();
+        let written = match judge(&object, Some(&known(2, "True", &every)), NOW) {
+            Verdict::Write(written) => written,
+            Verdict::AsItShouldBe => entries.clone(),
+            Verdict::NotJudged => panic!("not judged"),
+        };
+        assert_eq!(written[..others], entries[..], "{others} of others");
+        assert_eq!(written.len() - others, expected, "{others} of others");
+        // Written again it stays as it is.
+        let mut again = value.clone();
+        again["status"]["ancestors"] = json!(written);
+        let object = StatusObject::read(&key, &again, None).unwrap();
+        assert_eq!(judge(&object, Some(&known(2, "True", &every)), NOW), Verdict::AsItShouldBe);
     }
 }
 

@@ -116,6 +116,7 @@ fn service_port(port: u16, it: &ServicePort) -> v1::ServicePort {
         http_routes: it.routes.as_deref().map(routes),
         stream_routes: it.streams.as_deref().map(streams),
         injections: it.injections.iter().map(injection).collect(),
+        session: it.session.as_deref().map(session),
     }
 }
 
@@ -268,6 +269,7 @@ fn weighted_backend(it: &WeightedBackend) -> v1::WeightedBackend {
         filters: it.filters.iter().map(filter).collect(),
         invalid: text_or_empty(it.invalid.as_deref()),
         mirrors: it.mirrors.iter().map(mirror).collect(),
+        session: it.session.as_deref().map(session),
     }
 }
 
@@ -335,7 +337,7 @@ fn backend_policy(it: &BackendPolicy) -> v1::BackendPolicy {
         HashOn::Cookie(name) => Some(Kind::Cookie(name.to_string())),
     };
     let EjectionConfig { consecutive_failures, base, max, max_ejected_percent, judgement } = it.balance.ejection;
-    let BudgetConfig { percent, min_per_second, window } = it.budget;
+    let BudgetConfig { percent, min_per_second, min_per_window, window, answers_unavailable } = it.budget;
     v1::BackendPolicy {
         balancer: balancer.into(),
         hash_on: Some(v1::HashOn { kind: hash_on }),
@@ -352,7 +354,13 @@ fn backend_policy(it: &BackendPolicy) -> v1::BackendPolicy {
                 max_latency_factor: judgement.max_latency_factor,
             }),
         }),
-        retry_budget: Some(v1::RetryBudget { percent, min_per_second, window_ms: milliseconds(window) }),
+        retry_budget: Some(v1::RetryBudget {
+            percent,
+            min_per_second,
+            window_ms: milliseconds(window),
+            min_per_window,
+            answers_unavailable,
+        }),
         locality: it
             .balance
             .locality

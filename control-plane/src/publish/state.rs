@@ -8,7 +8,7 @@ use weir_core::snapshot::{Resource, ResourceName, TrustBundle};
 
 use super::resources::{Encoded, Resources};
 use crate::index::{Dirty, Event, Index};
-use crate::objects::{ObjectKey, Problem, backend_tls, policy};
+use crate::objects::{ObjectKey, Problem, backend_tls, backend_traffic, policy};
 use crate::routes;
 use crate::translate::{self, Status, Workload};
 
@@ -70,7 +70,11 @@ impl State {
             let unresolved = translate::backend_tls_unresolved(index, policy);
             (backend_tls::object_key(policy), unresolved, translate::backend_tls_status(index, policy))
         });
-        for (key, unresolved, new) in routes.chain(policies).chain(tls_policies) {
+        let traffic_policies = dirty.traffic_policies.iter().map(|policy| {
+            let unresolved = translate::backend_traffic_unresolved(index, policy);
+            (backend_traffic::object_key(policy), unresolved, translate::backend_traffic_status(index, policy))
+        });
+        for (key, unresolved, new) in routes.chain(policies).chain(tls_policies).chain(traffic_policies) {
             keep(&mut self.unresolved, &key, unresolved);
             let old = match &new {
                 Some(status) => self.statuses.insert(key.clone(), status.clone()),

@@ -9,6 +9,7 @@ use weir_core::names::{BackendRef, Identity, TrustDomain};
 use weir_core::snapshot::{Endpoint, Endpoints, Protocol};
 
 use super::backend_tls::{backend_tls, tls_in_force};
+use super::backend_traffic::budget;
 use super::policy::in_force;
 use super::protocol::{behind, pod_opaque, said};
 use crate::index::Index;
@@ -39,6 +40,9 @@ pub fn endpoints(index: &Index, name: &BackendRef, trust_domain: &TrustDomain) -
     let mut policy = policy.map(|it| it.backend.clone()).unwrap_or_default();
     if near && !says_locality {
         policy.balance.locality = Some(Locality::default());
+    }
+    if let Some(budget) = budget(index, &name.service, port) {
+        policy.budget = budget;
     }
     Some(Endpoints { name: name.clone(), endpoints: endpoints.into_values().collect(), policy: Arc::new(policy) })
 }

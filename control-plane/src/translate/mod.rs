@@ -7,6 +7,7 @@ mod address;
 mod attach;
 mod backend;
 mod backend_tls;
+mod backend_traffic;
 mod endpoints;
 mod inbound;
 mod mismatch;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use address::address;
 pub use backend_tls::{backend_tls, backend_tls_status, backend_tls_unresolved, tls_in_force};
+pub use backend_traffic::{backend_traffic_status, backend_traffic_unresolved, traffic_in_force};
 pub use endpoints::endpoints;
 pub use inbound::{Workload, inbound};
 pub use mismatch::mismatched;

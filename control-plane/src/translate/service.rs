@@ -9,6 +9,7 @@ use weir_core::snapshot::{Protocol, Service, ServicePort};
 
 use super::attach::{self, Attached};
 use super::backend::unresolved;
+use super::backend_traffic::session;
 use super::policy::in_force;
 use super::protocol::{said, server_first};
 use crate::index::Index;
@@ -84,7 +85,9 @@ fn service_port(
         None => {}
     }
     let injections = in_force(index, &service.name, port).map(|it| it.injections.clone()).unwrap_or_default();
-    ServicePort { name: Arc::clone(&port.name), protocol, routes, streams, injections }
+    let own = BackendRef { service: service.name.clone(), port: port.port };
+    let session = if kind.is_none() { session(index, &own, &own) } else { None };
+    ServicePort { name: Arc::clone(&port.name), protocol, routes, streams, injections, session }
 }
 
 fn stream_rule(index: &Index, route: &Route, rule: &Rule, refers: &mut BTreeSet<BackendRef>) -> StreamRule {
@@ -98,7 +101,16 @@ fn stream_rule(index: &Index, route: &Route, rule: &Rule, refers: &mut BTreeSet<
 }
 
 fn http_rule(index: &Index, route: &Route, rule: &Rule, refers: &mut BTreeSet<BackendRef>) -> HttpRule {
-    let backends = rule.backends.iter().map(|backend| weighted(index, route.key.kind, backend, refers)).collect();
+    let place = format!("{} {} {}", route.key.kind.as_str(), route.key, rule.index);
+    let of_backend = |backend: &RouteBackend| match &rule.session {
+        Some(_) => None,
+        None => session(index, &backend.backend, &place),
+    };
+    let backends = rule.backends.iter().map(|backend| {
+        let weighted = weighted(index, route.key.kind, backend, refers);
+        WeightedBackend { session: of_backend(backend).filter(|_| weighted.invalid.is_none()), ..weighted }
+    });
+    let backends = backends.collect();
     let mirrors = mirrors(index, route.key.kind, &rule.mirrors, refers);
     HttpRule {
         route: route.key.clone(),
@@ -127,6 +139,7 @@ fn weighted(index: &Index, kind: RouteKind, backend: &RouteBackend, refers: &mut
         weight: backend.weight,
         filters: backend.filters.clone(),
         mirrors: mirrors(index, kind, &backend.mirrors, refers),
+        session: None,
         invalid,
     }
 }

@@ -19,7 +19,7 @@ const MAX_LISTED: usize = 8;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
-    /// `HTTPRoute`, `GRPCRoute`, `TLSRoute`, `TCPRoute`, `TrafficPolicy` or `BackendTLSPolicy`.
+    /// `HTTPRoute`, `GRPCRoute`, `TLSRoute`, `TCPRoute`, `TrafficPolicy`, `BackendTLSPolicy` or `XBackendTrafficPolicy`.
     pub kind: &'static str,
     /// Its namespace.
     pub namespace: String,

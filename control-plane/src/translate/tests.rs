@@ -1,6 +1,7 @@
 //! YAML in, what proxies and authors are told out. The text form below is only for these tests.
 
 mod backend_tls;
+mod backend_traffic;
 mod mirrors_and_connections;
 mod zones;
 

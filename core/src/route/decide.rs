@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use http::request::Parts;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::filter::cors::{Grant, Sharing};
 use super::filter::{RequestContext, RequestOutcome, Unapplicable, apply_request, sharing};
@@ -30,7 +30,7 @@ pub enum Decision<'t> {
         backend: &'t WeightedBackend,
         /// What the answer says to a browser of another origin.
         grant: Grant,
-        /// The session that it belongs to, if the rule keeps sessions and this one goes on.
+        /// The session that it belongs to, if the rule or the backend keeps sessions and this one goes on.
         token: Option<Token>,
     },
     /// It is a browser's question whether it may ask across origins, and is answered with 204.
@@ -99,7 +99,7 @@ impl fmt::Display for Refusal {
 }
 
 /// Decides, and changes the request's head as the filters of rule and backend say. `dialled_port` is the service's port; `clock`
-/// gives the seconds since 1970, and is asked only where a rule keeps sessions.
+/// gives the seconds since 1970, and is asked only where sessions are kept.
 pub fn decide<'t>(
     table: &'t RouteTable,
     parts: &mut Parts,
@@ -120,7 +120,7 @@ pub fn decide<'t>(
         Sharing::Actual(grant) => grant,
     };
     // As the client wrote it, before filters change headers.
-    let token = rule.session.as_ref().and_then(|session| session.of(&parts.headers, clock()));
+    let token = session_token(rule, &parts.headers, clock);
     let context = RequestContext { prefix_len: found.prefix_len, scheme: "http", dialled_port };
     if let Some(end) = filtered(rule, &rule.filters, parts, context, &grant) {
         return end;
@@ -138,6 +138,18 @@ pub fn decide<'t>(
         return end;
     }
     Decision::Forward { found, rule, index, backend, grant, token }
+}
+
+/// The session that a request belongs to: the rule's, or else that of one of its backends.
+fn session_token(rule: &HttpRule, headers: &HeaderMap, clock: impl FnOnce() -> u64) -> Option<Token> {
+    if let Some(session) = &rule.session {
+        return session.of(headers, clock());
+    }
+    let serving = rule.backends.iter().filter(|it| it.weight > 0);
+    let mut kept = serving.filter_map(|it| Some((&it.backend, it.session.as_deref()?))).peekable();
+    kept.peek()?;
+    let now = clock();
+    kept.find_map(|(backend, session)| session.of(headers, now).filter(|token| token.backend == backend_number(backend)))
 }
 
 fn filtered<'t>(
@@ -180,7 +192,7 @@ mod tests {
     }
 
     fn backend(name: &str, weight: u32) -> WeightedBackend {
-        WeightedBackend { backend: name.parse().unwrap(), weight, filters: vec![], mirrors: vec![], invalid: None }
+        WeightedBackend { backend: name.parse().unwrap(), weight, filters: vec![], mirrors: vec![], session: None, invalid: None }
     }
 
     fn set(name: &'static str) -> Filter {
@@ -258,5 +270,46 @@ mod tests {
         assert_eq!(chosen("shop/two:80"), [(1, Some(5))]);
         assert_eq!(chosen("shop/off:80"), [(0, None), (1, None)], "who takes no request keeps no session");
         assert_eq!(chosen("shop/other:80"), [(0, None), (1, None)]);
+    }
+
+    #[test]
+    fn a_backend_keeps_sessions_where_the_rule_says_nothing() {
+        use crate::session::{Carrier, Session};
+        let by = |name: &str| Session { carrier: Carrier::Header(name.parse().unwrap()), absolute: None, idle: None };
+        let kept = |name: &str, header: &str| WeightedBackend { session: Some(Arc::new(by(header))), ..backend(name, 1) };
+        let token = |of: &str| Token { backend: backend_number(&of.parse().unwrap()), endpoint: 5, begun: 0, used: 0 };
+        let backends = vec![kept("shop/one:80", "x-one"), kept("shop/two:80", "x-two"), backend("shop/three:80", 1)];
+        let chosen = |rule: HttpRule, headers: &[(&str, Token)]| {
+            let table = RouteTable::new(vec![rule]);
+            let mut rng = Rng::with_seed(3);
+            let mut seen = std::collections::BTreeSet::new();
+            for _ in 0..50 {
+                let mut request = Request::get("http://shop/");
+                for (name, token) in headers {
+                    request = request.header(*name, token.to_string());
+                }
+                let (mut parts, ()) = request.body(()).unwrap().into_parts();
+                let Decision::Forward { index, token, .. } = decide(&table, &mut parts, 80, &mut rng, || 9) else {
+                    panic!("refused")
+                };
+                seen.insert((index, token.is_some()));
+            }
+            seen.into_iter().collect::<Vec<_>>()
+        };
+        let all = [(0, false), (1, false), (2, false)];
+        let of_backends = HttpRule { backends: backends.clone(), ..rule("/") };
+        assert_eq!(chosen(of_backends.clone(), &[]), all);
+        assert_eq!(chosen(of_backends.clone(), &[("x-two", token("shop/two:80"))]), [(1, true)]);
+        assert_eq!(chosen(of_backends.clone(), &[("x-one", token("shop/two:80"))]), all, "a token is its own backend's");
+        assert_eq!(chosen(of_backends, &[("x-three", token("shop/three:80"))]), all, "it keeps none");
+        // The rule's own word wins.
+        let of_rule = HttpRule { backends: backends.clone(), session: Some(by("x-rule")), ..rule("/") };
+        assert_eq!(chosen(of_rule.clone(), &[("x-two", token("shop/two:80"))]), all);
+        assert_eq!(chosen(of_rule, &[("x-rule", token("shop/three:80"))]), [(2, true)]);
+        let off = vec![WeightedBackend { weight: 0, ..backends[0].clone() }, backends[1].clone()];
+        let off = HttpRule { backends: off, ..rule("/") };
+        let (one, two) = (("x-one", token("shop/one:80")), ("x-two", token("shop/two:80")));
+        assert_eq!(chosen(off.clone(), &[one]), [(1, false)], "who takes no request keeps no session");
+        assert_eq!(chosen(off, &[one, two]), [(1, true)]);
     }
 }

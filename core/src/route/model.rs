@@ -88,7 +88,7 @@ pub struct HttpRule {
     pub timeouts: Timeouts,
     /// Retries beyond those that are always safe.
     pub retry: Option<RetryPolicy>,
-    /// Whether requests that belong together go to one endpoint.
+    /// Whether requests that belong together go to one endpoint. Where it says so, what the backends say does not count.
     pub session: Option<Session>,
     /// Set when the rule cannot be honoured: its requests are answered with 500 and this reason, never served without it.
     pub invalid: Option<Arc<str>>,
@@ -277,6 +277,8 @@ pub struct WeightedBackend {
     pub filters: Vec<Filter>,
     /// Who gets copies of its share, beside the rule's mirrors.
     pub mirrors: Vec<Mirror>,
+    /// How its requests that belong together go to one endpoint, where the rule says nothing of that.
+    pub session: Option<Arc<Session>>,
     /// Set when the reference is invalid: its share is answered with 500 and this reason.
     pub invalid: Option<Arc<str>>,
 }

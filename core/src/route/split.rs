@@ -35,6 +35,7 @@ mod tests {
             weight: *weight,
             filters: Vec::new(),
             mirrors: Vec::new(),
+            session: None,
             invalid: None,
         };
         weights.iter().map(backend).collect()

@@ -214,7 +214,7 @@ mod tests {
     }
 
     fn backend(name: &str, weight: u32) -> WeightedBackend {
-        WeightedBackend { backend: name.parse().unwrap(), weight, filters: vec![], mirrors: vec![], invalid: None }
+        WeightedBackend { backend: name.parse().unwrap(), weight, filters: vec![], mirrors: vec![], session: None, invalid: None }
     }
 
     #[test]

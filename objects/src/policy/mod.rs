@@ -13,7 +13,7 @@ use weir_core::policy::{AdaptiveConcurrency, BackendPolicy, Injection, RateLimit
 
 use crate::{FieldPath, Kind, NamespacedName, ObjectKey};
 
-pub(crate) use read::policy;
+pub(crate) use read::{number, policy, time};
 
 /// A TrafficPolicy.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +28,8 @@ pub struct TrafficPolicy {
     pub targets: Vec<PolicyTarget>,
     /// How callers choose endpoints, and how often they try again.
     pub backend: BackendPolicy,
+    /// Whether it says how often they try again; if not, an XBackendTrafficPolicy may.
+    pub says_budget: bool,
     /// Whether it says which zone's endpoints are preferred; if not, the Service does.
     pub says_locality: bool,
     /// How many requests the workloads take.

@@ -46,7 +46,8 @@ pub(crate) fn policy(value: &Value) -> Read {
     let balance = BalanceConfig { algorithm, slow_start, ejection, locality, ..BalanceConfig::default() };
     let limits = self::limits(limits, &field.key("limits"), &mut reader);
     let connections = self::connections(connections, &field.key("connections"), &mut reader);
-    let budget = budget(retry_budget, &field.key("retryBudget"), &mut reader);
+    let says_budget = retry_budget.is_some();
+    let budget = retry_budget.as_ref().map(|raw| budget(raw, &field.key("retryBudget"), &mut reader)).unwrap_or_default();
     let name: Arc<str> = key.to_string().into();
     let rate_limits = self::rate_limits(rate_limits, &name, &field.key("rateLimits"), &mut reader);
     let concurrency = raw.spec.adaptive_concurrency.as_ref();
@@ -61,6 +62,7 @@ pub(crate) fn policy(value: &Value) -> Read {
         generation,
         targets,
         backend,
+        says_budget,
         says_locality,
         rate_limits,
         concurrency: concurrency.map(Arc::new),
@@ -278,18 +280,16 @@ fn budget(raw: &spec::RetryBudget, field: &FieldPath, reader: &mut Reader) -> Bu
     if window < Duration::from_secs(1) || window > Duration::from_secs(3600) {
         reader.refuse(field.key("interval"), "expected a duration from 1s to 1h");
     }
-    let min_per_second = raw.min_retry_rate.as_ref().map_or(usual.min_per_second, |rate| {
-        let field = field.key("minRetryRate");
-        let count = number(rate.count, 0, 0..=1_000_000, field.key("count"), reader);
-        let interval = time(rate.interval.as_deref(), Duration::from_secs(1), field.key("interval"), reader);
-        if interval < Duration::from_secs(1) {
-            reader.refuse(field.key("interval"), "expected at least 1s");
-            return 0;
-        }
-        // What is left over would be less than one retry in a second.
-        u32::try_from(u64::from(count) / interval.as_secs().max(1)).unwrap_or(u32::MAX)
-    });
-    BudgetConfig { percent: number(raw.percent, usual.percent, 0..=100, field.key("percent"), reader), min_per_second, window }
+    let percent = number(raw.percent, usual.percent, 0..=100, field.key("percent"), reader);
+    let budget = BudgetConfig { percent, window, ..usual };
+    let Some(rate) = &raw.min_retry_rate else { return budget };
+    let field = field.key("minRetryRate");
+    let count = number(rate.count, 0, 0..=1_000_000, field.key("count"), reader);
+    let interval = time(rate.interval.as_deref(), Duration::from_secs(1), field.key("interval"), reader);
+    if interval < Duration::from_secs(1) {
+        reader.refuse(field.key("interval"), "expected at least 1s");
+    }
+    budget.with_minimum(count, interval)
 }
 
 fn rate_limits(raw: &[spec::RateLimit], policy: &Arc<str>, field: &FieldPath, reader: &mut Reader) -> Vec<RateLimit> {
@@ -384,7 +384,8 @@ fn bounded(length: usize, most: usize, field: &FieldPath, reader: &mut Reader) {
     }
 }
 
-fn time(text: Option<&str>, usual: Duration, field: FieldPath, reader: &mut Reader) -> Duration {
+/// A time of a day at most.
+pub(crate) fn time(text: Option<&str>, usual: Duration, field: FieldPath, reader: &mut Reader) -> Duration {
     match text.map(duration::parse) {
         None => usual,
         Some(Ok(time)) if time <= MAX_TIME => time,
@@ -399,7 +400,14 @@ fn time(text: Option<&str>, usual: Duration, field: FieldPath, reader: &mut Read
     }
 }
 
-fn number(written: Option<i64>, usual: u32, allowed: RangeInclusive<u32>, field: FieldPath, reader: &mut Reader) -> u32 {
+/// A number in this range.
+pub(crate) fn number(
+    written: Option<i64>,
+    usual: u32,
+    allowed: RangeInclusive<u32>,
+    field: FieldPath,
+    reader: &mut Reader,
+) -> u32 {
     let Some(written) = written else { return usual };
     match u32::try_from(written) {
         Ok(number) if allowed.contains(&number) => number,

@@ -21,7 +21,7 @@ pub(super) struct Spec {
     pub(super) limits: Limits,
     pub(super) connections: Connections,
     pub(super) hedging: Option<Hedging>,
-    pub(super) retry_budget: RetryBudget,
+    pub(super) retry_budget: Option<RetryBudget>,
     pub(super) rate_limits: Vec<RateLimit>,
     pub(super) adaptive_concurrency: Option<AdaptiveConcurrency>,
     pub(super) faults: Vec<Fault>,

@@ -23,6 +23,7 @@ use weir_core::session::Session;
 pub use grpc::grpc;
 pub use http::http;
 pub use parent::{Parent, parent_text};
+pub(crate) use session::shared_session;
 pub use stream::{tcp, tls};
 
 use crate::reader::Reader;

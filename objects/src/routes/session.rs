@@ -11,6 +11,7 @@ use weir_core::session::{Carrier, Session};
 use super::{Problems, duration};
 use crate::field::{FieldPath, excerpt};
 use crate::gateway::SessionPersistenceSpec;
+use crate::reader::Reader;
 
 /// As the Gateway API bounds it.
 const MAX_NAME: usize = 128;
@@ -23,12 +24,29 @@ pub(super) fn session(
     field: &FieldPath,
     problems: &mut Problems,
 ) -> Option<Session> {
-    let spec = spec?;
+    // Rules whose tokens had one name would overwrite each other's at the client.
+    let own_name = || format!("weir-session-{:x}", hash::bytes(format!("{} {route} {rule}", route.kind.as_str()).as_bytes()));
+    read(spec?, own_name, field, problems)
+}
+
+/// Reads how a Service keeps sessions, whichever rule leads there; what is wrong refuses the object that says so.
+pub(crate) fn shared_session(spec: &SessionPersistenceSpec, field: &FieldPath, reader: &mut Reader) -> Option<Session> {
+    let mut problems = Problems::default();
+    let session = read(spec, || "weir-session".to_owned(), field, &mut problems);
+    problems.malformed.into_iter().for_each(|it| reader.refuse(it.field, it.message));
+    problems.partial.into_iter().for_each(|it| reader.refuse(it.field, it.message));
+    session
+}
+
+fn read(
+    spec: &SessionPersistenceSpec,
+    own_name: impl FnOnce() -> String,
+    field: &FieldPath,
+    problems: &mut Problems,
+) -> Option<Session> {
     let mark = problems.mark();
     let absolute = time(spec.absolute_timeout.as_deref(), &field.key("absoluteTimeout"), problems);
     let idle = time(spec.idle_timeout.as_deref(), &field.key("idleTimeout"), problems);
-    // Rules whose tokens had one name would overwrite each other's at the client.
-    let own_name = || format!("weir-session-{:x}", hash::bytes(format!("{} {route} {rule}", route.kind.as_str()).as_bytes()));
     let name = spec.session_name.clone().unwrap_or_else(own_name);
     let carrier = carrier(spec, &name, absolute, field, problems);
     if problems.mark() > mark { None } else { Some(Session { carrier: carrier?, absolute, idle }) }

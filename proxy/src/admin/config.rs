@@ -259,7 +259,9 @@ fn policy(it: &BackendPolicy) -> Value {
         "retryBudget": {
             "percent": budget.percent,
             "minPerSecond": budget.min_per_second,
+            "minPerInterval": budget.min_per_window,
             "intervalSeconds": budget.window.as_secs_f64(),
+            "answersUnavailable": budget.answers_unavailable,
         },
     })
 }

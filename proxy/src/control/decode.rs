@@ -174,6 +174,7 @@ fn service_port(wire: &v1::ServicePort) -> Result<(u16, ServicePort), Invalid> {
         routes: routes.map(|rules| Arc::new(RouteTable::new(rules))),
         streams: streams.map(|it| it.map(Arc::new).map_err(|e| e.under("stream_routes"))).transpose()?,
         injections: each("injections", &wire.injections, policy::injection)?,
+        session: rules::shared_session(wire.session.as_ref())?,
     };
     Ok((port("port", wire.port)?, decoded))
 }

@@ -23,6 +23,9 @@ use crate::http::WEIR_CLIENT_ID;
 use crate::pool::{Answer, PROTO_HTTP1, SendError, Upstream, WEIR_PROTO, Wire};
 use crate::worker::Worker;
 
+/// Why there is no further attempt: the retry budget is spent.
+const OVER_BUDGET: &str = "retry-budget";
+
 /// A request that is ready to be sent, as often as it takes.
 pub(super) struct Attempts<'a> {
     /// The worker.
@@ -120,13 +123,7 @@ pub(super) async fn run(attempts: Attempts<'_>, exchange: &mut Option<Exchange>)
                 failed.give_up();
                 retries += 1;
             }
-            Err(why) => {
-                if let Some((answer, pick)) = failed.answer {
-                    return Ok(attempts.pass_on(answer, pick, exchange));
-                }
-                let Fault { reason, detail, .. } = failed.fault;
-                return Err(Fault::new(reason, format!("{detail} (retries: {retries}; no further one: {why})")));
-            }
+            Err(why) => return attempts.last(failed, retries, why, exchange),
         }
         if let Some(series) = exchange.as_ref().and_then(Exchange::series) {
             series.retried();
@@ -355,7 +352,7 @@ impl Attempts<'_> {
             To::Endpoint(..) => self.worker.withdraw(),
         };
         if !granted {
-            return Err("retry-budget");
+            return Err(OVER_BUDGET);
         }
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
@@ -379,6 +376,27 @@ impl Attempts<'_> {
     fn timed_out(&self) -> Fault {
         let limit = self.route.timeouts().request.unwrap_or_default();
         Fault::new(Reason::RequestTimeout, format!("the route gives a request {limit:?}, retries included"))
+    }
+
+    /// What the client gets when no further attempt is made.
+    fn last(
+        &self,
+        mut failed: Box<Failed>,
+        retries: u32,
+        why: &'static str,
+        exchange: &mut Option<Exchange>,
+    ) -> Result<Response<Body>, Fault> {
+        let unavailable = why == OVER_BUDGET && matches!(&self.route.to, To::Backend(cluster) if cluster.answers_unavailable());
+        if let Some((answer, pick)) = failed.answer.take_if(|_| !unavailable) {
+            return Ok(self.pass_on(answer, pick, exchange));
+        }
+        let Fault { reason, detail, .. } = &failed.fault;
+        let (reason, detail) = (*reason, format!("{detail} (retries: {retries}; no further one: {why})"));
+        if !unavailable {
+            return Err(Fault::new(reason, detail));
+        }
+        failed.give_up();
+        Err(Fault::new(Reason::RetryBudget, detail))
     }
 
     /// Hands the answer to the client, and follows its body.

@@ -20,7 +20,7 @@ use weir_core::route::filter::apply_response;
 use weir_core::route::filter::cors::Grant;
 use weir_core::route::mirror::chosen;
 use weir_core::route::{Found, HttpRule, RetryPolicy, RouteTable, Timeouts};
-use weir_core::session::{Token, backend_number, endpoint_number};
+use weir_core::session::{Session, Token, backend_number, endpoint_number};
 use weir_core::snapshot::Protocol;
 
 use super::attempt::{self, Attempts, ClientBody};
@@ -145,6 +145,8 @@ pub(super) struct Route {
     grant: Grant,
     /// Who gets a copy.
     pub(super) mirrors: Vec<Rc<Cluster>>,
+    /// How sessions are kept where no route is attached, and the backend.
+    session: Option<(Arc<Session>, BackendRef)>,
     /// The session that it belongs to.
     pub(super) token: Option<Token>,
 }
@@ -165,6 +167,7 @@ impl Route {
             protocol,
             grant: Grant::default(),
             mirrors: Vec::new(),
+            session: None,
             token: None,
         }
     }
@@ -183,12 +186,20 @@ impl Route {
         self.rule().and_then(|rule| rule.retry.as_ref())
     }
 
-    /// Tells the client which session it is in, where the rule keeps sessions.
-    pub(super) fn tell_session(&self, headers: &mut http::HeaderMap, endpoint: SocketAddr) {
-        let Some((table, found, index)) = &self.rule else { return };
+    /// How sessions are kept, and the backend that keeps this one.
+    fn session(&self) -> Option<(&Session, &BackendRef)> {
+        let Some((table, found, index)) = &self.rule else {
+            return self.session.as_ref().map(|(session, backend)| (&**session, backend));
+        };
         let rule = table.rule(*found);
-        if let (Some(session), Some(backend)) = (&rule.session, rule.backends.get(*index)) {
-            let (backend, endpoint) = (backend_number(&backend.backend), endpoint_number(endpoint));
+        let backend = rule.backends.get(*index)?;
+        Some((rule.session.as_ref().or(backend.session.as_deref())?, &backend.backend))
+    }
+
+    /// Tells the client which session it is in, where sessions are kept.
+    pub(super) fn tell_session(&self, headers: &mut http::HeaderMap, endpoint: SocketAddr) {
+        if let Some((session, backend)) = self.session() {
+            let (backend, endpoint) = (backend_number(backend), endpoint_number(endpoint));
             session.tell(headers, backend, endpoint, self.token, unix_seconds());
         }
     }
@@ -225,13 +236,17 @@ async fn to_service(
         let backend = streams.transpose().map_err(|why| tunnel::refused(service, &why))?;
         let cluster = worker.cluster(backend.map_or(service, |it| &it.backend), &snapshot);
         count_in(worker, exchange, service, None, &cluster);
+        let session = port.session.clone().map(|session| (session, service.clone()));
+        let token = session.as_ref().and_then(|(session, _)| session.of(&parts.headers, unix_seconds()));
+        let token = token.filter(|it| it.backend == backend_number(service));
         let route = Route {
             to: To::Backend(cluster),
             rule: None,
             protocol: port.protocol,
             grant: Grant::default(),
             mirrors: Vec::new(),
-            token: None,
+            session,
+            token,
         };
         drop(snapshot);
         return run(worker, route, Asked { parts, body, sent, disturbance }, exchange).await;
@@ -245,7 +260,7 @@ async fn to_service(
             let mirrors = chosen(rule, backend, &mut rng).map(|backend| worker.cluster(backend, &snapshot)).collect();
             drop(rng);
             let rule = Some((Arc::clone(&table), found, index));
-            Route { to: To::Backend(cluster), protocol: port.protocol, rule, grant, mirrors, token }
+            Route { to: To::Backend(cluster), protocol: port.protocol, rule, grant, mirrors, session: None, token }
         }
         Decision::Preflight { rule, grant } => {
             count_in(worker, exchange, service, Some(rule), &worker.cluster(service, &snapshot));

@@ -6,6 +6,7 @@
 
 mod a_labelled_namespace_is_in_the_mesh;
 mod backend_tls_policies_are_read;
+mod backend_traffic_policies_are_read;
 mod every_address_of_a_workload_is_reached_under_strict_policy;
 mod examples_run_as_they_are;
 mod mistakes_are_refused_or_named_and_harm_nothing_else;

@@ -56,13 +56,14 @@ fn service() -> impl Strategy<Value = Service> {
         vec(stream_rule(), 0..4).prop_map(|rules| (None, Some(Arc::new(StreamTable::tls(rules))))),
         vec(stream_rule(), 0..4).prop_map(|rules| (None, Some(Arc::new(StreamTable::tcp(rules))))),
     ];
-    let port = (text(), protocol(), routes, vec(injection(), 0..3));
-    let port = port.prop_map(|(name, protocol, (routes, streams), injections)| ServicePort {
+    let port = (text(), protocol(), routes, vec(injection(), 0..3), shared_session());
+    let port = port.prop_map(|(name, protocol, (routes, streams), injections, session)| ServicePort {
         name,
         protocol,
         routes,
         streams,
         injections,
+        session,
     });
     (service_ref(), vec(any::<IpAddr>(), 0..3), btree_map(1_u16.., port, 0..3)).prop_map(|(name, addresses, ports)| Service {
         name,
@@ -151,10 +152,9 @@ fn backend_policy() -> impl Strategy<Value = BackendPolicy> {
     );
     let locality = option::of((any::<u32>(), any::<u32>()))
         .prop_map(|it| it.map(|(min_serving_percent, max_outstanding)| Locality { min_serving_percent, max_outstanding }));
-    let budget = (any::<u32>(), any::<u32>(), milliseconds()).prop_map(|(percent, min_per_second, window)| BudgetConfig {
-        percent,
-        min_per_second,
-        window,
+    let budget = (any::<[u32; 3]>(), milliseconds(), any::<bool>()).prop_map(|(numbers, window, answers_unavailable)| {
+        let [percent, min_per_second, min_per_window] = numbers;
+        BudgetConfig { percent, min_per_second, min_per_window, window, answers_unavailable }
     });
     let balance = (algorithm, milliseconds(), ejection, locality).prop_map(|(algorithm, slow_start, ejection, locality)| {
         BalanceConfig { algorithm, slow_start, ejection, locality, ..BalanceConfig::default() }
@@ -269,6 +269,10 @@ fn rule() -> impl Strategy<Value = HttpRule> {
     )
 }
 
+fn shared_session() -> impl Strategy<Value = Option<Arc<Session>>> {
+    option::of(session().prop_map(Arc::new))
+}
+
 fn session() -> impl Strategy<Value = Session> {
     let cookie =
         ("[a-zA-Z_-]{1,12}", any::<bool>()).prop_map(|(name, permanent)| Carrier::Cookie { name: name.into(), permanent });
@@ -359,8 +363,16 @@ fn path_change() -> impl Strategy<Value = PathChange> {
 }
 
 fn backend() -> impl Strategy<Value = WeightedBackend> {
-    (backend_ref(), any::<u32>(), vec(filter(), 0..2), vec(mirror(), 0..2), option::of(reason()))
-        .prop_map(|(backend, weight, filters, mirrors, invalid)| WeightedBackend { backend, weight, filters, mirrors, invalid })
+    (backend_ref(), any::<u32>(), vec(filter(), 0..2), vec(mirror(), 0..2), shared_session(), option::of(reason())).prop_map(
+        |(backend, weight, filters, mirrors, session, invalid)| WeightedBackend {
+            backend,
+            weight,
+            filters,
+            mirrors,
+            session,
+            invalid,
+        },
+    )
 }
 
 fn mirror() -> impl Strategy<Value = Mirror> {

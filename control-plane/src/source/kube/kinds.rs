@@ -50,7 +50,7 @@ pub fn watched(kind: Kind) -> Option<&'static Watched> {
 }
 
 /// All kinds that are watched.
-pub static WATCHED: [Watched; 11] = [
+pub static WATCHED: [Watched; 12] = [
     Watched { kind: Kind::Namespace, group: "", version: "v1", plural: "namespaces", optional: false, keep: NAMESPACE },
     Watched { kind: Kind::Pod, group: "", version: "v1", plural: "pods", optional: false, keep: POD },
     Watched { kind: Kind::Service, group: "", version: "v1", plural: "services", optional: false, keep: SERVICE },
@@ -79,6 +79,14 @@ pub static WATCHED: [Watched; 11] = [
         group: GATEWAY,
         version: "v1",
         plural: "backendtlspolicies",
+        optional: true,
+        keep: POLICY,
+    },
+    Watched {
+        kind: Kind::BackendTrafficPolicy,
+        group: "gateway.networking.x-k8s.io",
+        version: "v1alpha1",
+        plural: "xbackendtrafficpolicies",
         optional: true,
         keep: POLICY,
     },
@@ -132,6 +140,8 @@ mod tests {
         let path = |kind| watched(kind).map(Watched::path).unwrap_or_default();
         assert_eq!(path(Kind::Pod), "/api/v1/pods");
         assert_eq!(path(Kind::EndpointSlice), "/apis/discovery.k8s.io/v1/endpointslices");
+        let traffic = "/apis/gateway.networking.x-k8s.io/v1alpha1/xbackendtrafficpolicies";
+        assert_eq!(path(Kind::BackendTrafficPolicy), traffic);
         let route = watched(Kind::GrpcRoute).unwrap();
         assert_eq!(route.path_in("shop"), "/apis/gateway.networking.k8s.io/v1/namespaces/shop/grpcroutes");
         assert_eq!(route.api_version(), "gateway.networking.k8s.io/v1");

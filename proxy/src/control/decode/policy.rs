@@ -38,7 +38,9 @@ pub(super) fn backend(wire: &v1::BackendPolicy) -> Result<BackendPolicy, Invalid
     let budget = wire.retry_budget.as_ref().map(|it| BudgetConfig {
         percent: it.percent,
         min_per_second: it.min_per_second,
+        min_per_window: it.min_per_window,
         window: Duration::from_millis(it.window_ms),
+        answers_unavailable: it.answers_unavailable,
     });
     let slow_start = Duration::from_millis(wire.slow_start_ms);
     let locality = wire

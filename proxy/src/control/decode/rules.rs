@@ -196,7 +196,8 @@ fn weighted_backend(wire: &v1::WeightedBackend) -> Result<WeightedBackend, Inval
     let backend = required("backend", wire.backend.as_ref()).and_then(|it| backend_name(it).map_err(|e| e.under("backend")))?;
     let filters = each("filters", &wire.filters, filter)?;
     let mirrors = each("mirrors", &wire.mirrors, mirror)?;
-    Ok(WeightedBackend { backend, weight: wire.weight, filters, mirrors, invalid: not_empty(&wire.invalid) })
+    let session = shared_session(wire.session.as_ref())?;
+    Ok(WeightedBackend { backend, weight: wire.weight, filters, mirrors, session, invalid: not_empty(&wire.invalid) })
 }
 
 fn mirror(wire: &v1::Mirror) -> Result<Mirror, Invalid> {
@@ -210,6 +211,11 @@ pub(super) fn share(numerator: u32, denominator: u32) -> Result<Share, Invalid> 
         0 => Ok(Share::ALL),
         denominator => Share::new(numerator, denominator).map_err(|error| Invalid::new("denominator", error)),
     }
+}
+
+/// The sessions of a backend, whichever rule leads there.
+pub(super) fn shared_session(wire: Option<&v1::Session>) -> Result<Option<Arc<Session>>, Invalid> {
+    wire.map(|it| session(it).map(Arc::new).map_err(|e| e.under("session"))).transpose()
 }
 
 fn session(wire: &v1::Session) -> Result<Session, Invalid> {

@@ -49,6 +49,7 @@ fn reviews() -> v1::Resource {
         http_routes: Some(v1::HttpRoutes { rules: vec![rule()] }),
         stream_routes: None,
         injections: Vec::new(),
+        session: None,
     };
     let service = v1::Service { name: Some(service_name("reviews")), addresses: vec!["10.96.0.1".into()], ports: vec![port] };
     v1::Resource {
@@ -266,6 +267,7 @@ impl Chaos {
                         delay_ms: it.0.u64(..),
                         abort_status: it.number(),
                     }),
+                    session: it.some(Self::session),
                 }),
             })),
             1 => {
@@ -363,6 +365,8 @@ impl Chaos {
                 percent: it.number(),
                 min_per_second: it.number(),
                 window_ms: it.0.u64(..),
+                min_per_window: it.number(),
+                answers_unavailable: it.0.bool(),
             }),
             locality: self.some(|it| v1::Locality { min_serving_percent: it.number(), max_outstanding: it.number() }),
             hedge_after_ms: self.0.u64(..),
@@ -398,19 +402,24 @@ impl Chaos {
                 filters: it.list(Self::filter),
                 invalid: it.text(),
                 mirrors: it.list(Self::mirror),
+                session: it.some(Self::session),
             }),
             request_timeout_ms: self.some(|it| it.0.u64(..)),
             backend_request_timeout_ms: self.some(|it| it.0.u64(..)),
             retry: self.some(|it| v1::Retry { codes: it.list(Self::number), attempts: it.number(), backoff_ms: it.0.u64(..) }),
             invalid: self.text(),
             mirrors: self.list(Self::mirror),
-            session: self.some(|it| v1::Session {
-                name: it.text(),
-                header: it.0.bool(),
-                permanent: it.0.bool(),
-                absolute_ms: it.some(|it| it.0.u64(..)),
-                idle_ms: it.some(|it| it.0.u64(..)),
-            }),
+            session: self.some(Self::session),
+        }
+    }
+
+    fn session(&mut self) -> v1::Session {
+        v1::Session {
+            name: self.text(),
+            header: self.0.bool(),
+            permanent: self.0.bool(),
+            absolute_ms: self.some(|it| it.0.u64(..)),
+            idle_ms: self.some(|it| it.0.u64(..)),
         }
     }
 
