@@ -49,6 +49,9 @@ pub struct ServicePort {
     pub port: u16,
     /// What `appProtocol` or else the name's prefix says. `None`: they say nothing.
     pub said: Option<Protocol>,
+    /// An `appProtocol` of somebody's own (`example.com/custom`) that nobody here knows. A name without a prefix is never one: those
+    /// of IANA's registry that are not known are told by the first bytes.
+    pub unknown: Option<Arc<str>>,
 }
 
 impl Service {
@@ -117,7 +120,8 @@ fn ports(raw: &[raw::ServicePort], reader: &mut Reader) -> Vec<ServicePort> {
             continue;
         }
         let said = it.app_protocol.as_deref().and_then(app_protocol).or_else(|| by_name(name));
-        ports.push(ServicePort { name: name.into(), port, said });
+        let unknown = it.app_protocol.as_deref().filter(|text| text.contains('/') && app_protocol(text).is_none());
+        ports.push(ServicePort { name: name.into(), port, said, unknown: unknown.map(|text| excerpt(text).to_string().into()) });
     }
     ports.sort_by_key(|port| port.port);
     ports
@@ -153,6 +157,29 @@ fn protocol(name: &str) -> Option<Protocol> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_protocol_with_a_prefix_is_an_unknown_one() {
+        let spec = |text: &str| {
+            serde_json::json!({
+                "metadata": {"name": "x", "namespace": "shop"},
+                "spec": {"ports": [{"name": "http", "port": 80, "appProtocol": text}]},
+            })
+        };
+        for (text, expected) in [
+            ("example.com/custom", Some("example.com/custom")),
+            ("kubernetes.io/h3", Some("kubernetes.io/h3")),
+            ("kubernetes.io/h2c", None),
+            ("kubernetes.io/WS", None),
+            ("ldap", None),
+            ("mysql", None),
+            ("HTTP2", None),
+            ("", None),
+        ] {
+            let Ok((Object::Service(service), _)) = super::service(&spec(text)) else { panic!("{text}") };
+            assert_eq!(service.ports[0].unknown.as_deref(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn names_and_app_protocols_say_what_is_spoken() {

@@ -1,5 +1,6 @@
 //! Whether a backendRef leads anywhere.
 
+use weir_core::names::ServiceRef;
 use weir_core::route::RouteKind;
 use weir_core::snapshot::Protocol;
 
@@ -47,8 +48,21 @@ pub(super) fn unresolved(index: &Index, kind: RouteKind, backend: &RouteBackend)
     match said(index, service, port) {
         Some(Protocol::Opaque) => unsupported(format!("port {number} of Service {name} is said to be opaque, not HTTP")),
         Some(Protocol::Tls) => unsupported(format!("port {number} of Service {name} is said to be TLS of the application's own")),
-        Some(Protocol::Detect | Protocol::Http | Protocol::Http1 | Protocol::Http2) | None => None,
+        Some(Protocol::Http1) if kind == RouteKind::Grpc => {
+            unsupported(format!("port {number} of Service {name} is said to be HTTP/1.1, and gRPC needs HTTP/2"))
+        }
+        Some(Protocol::Detect | Protocol::Http | Protocol::Http1 | Protocol::Http2) | None => {
+            unsupported(unknown_protocol(port.unknown.as_deref()?, number, name))
+        }
     }
+}
+
+/// Nobody knows whether requests can be sent in a protocol of somebody's own (GEP-1911).
+fn unknown_protocol(value: &str, number: u16, name: &ServiceRef) -> String {
+    format!(
+        "port {number} of Service {name} has the appProtocol `{value}`, which Weir does not know: kubernetes.io/h2c, kubernetes.io/ws \
+         and names without a prefix, such as http, http2 and grpc, are supported"
+    )
 }
 
 const fn unsupported(message: String) -> Option<Unresolved> {

@@ -147,3 +147,45 @@ fn of_several_rules_for_connections_the_first_has_them_all_and_the_others_are_na
       PartiallyInvalid=True UnsupportedValue @3: Dropped Rule: 1 of 2 rules cannot be honoured, or not in all parts: spec.rules[1]: has no effect: the first rule takes every connection; use one rule with several backendRefs
     "#);
 }
+
+/// What a backendRef of a route of this kind to a port with this `appProtocol` comes to.
+fn of_protocol(kind: &str, value: &str) -> Option<String> {
+    let text = format!(
+        "
+{{apiVersion: v1, kind: Service, metadata: {{name: x, namespace: shop}}, spec: {{clusterIP: 10.1.0.1, ports: [{{name: http, port: 80, appProtocol: {value}}}]}}}}
+---
+{{apiVersion: v1, kind: Service, metadata: {{name: front, namespace: shop}}, spec: {{clusterIP: 10.1.0.2, ports: [{{name: http, port: 80}}]}}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: {kind}
+metadata: {{name: r, namespace: shop}}
+spec:
+  parentRefs: [{{group: '', kind: Service, name: front}}]
+  rules: [{{backendRefs: [{{name: x, port: 80}}]}}]
+"
+    );
+    let index = super::index(&text);
+    let view = super::super::service(&index, &"shop/front".parse().unwrap(), &"shop".parse().unwrap()).unwrap();
+    let table = view.service.ports[&80].routes.clone().unwrap();
+    table.rules()[0].backends[0].invalid.as_deref().map(str::to_owned)
+}
+
+#[test]
+fn a_protocol_of_somebodys_own_is_no_backend_of_requests() {
+    let known = ["http", "http2", "grpc", "kubernetes.io/h2c", "ldap", "HTTP"];
+    for (kind, value) in ["HTTPRoute", "GRPCRoute"].into_iter().flat_map(|kind| known.map(|value| (kind, value))) {
+        assert_eq!(of_protocol(kind, value), None, "{kind} {value}");
+    }
+    assert_eq!(of_protocol("HTTPRoute", "kubernetes.io/ws"), None);
+    for (kind, value, words) in [
+        ("HTTPRoute", "example.com/custom", "has the appProtocol `example.com/custom`"),
+        ("GRPCRoute", "kubernetes.io/h3", "has the appProtocol `kubernetes.io/h3`"),
+        ("GRPCRoute", "kubernetes.io/ws", "is said to be HTTP/1.1"),
+        ("HTTPRoute", "kubernetes.io/wss", "is said to be TLS"),
+        ("HTTPRoute", "mysql", "is said to be opaque"),
+    ] {
+        let said = of_protocol(kind, value).unwrap_or_default();
+        let beginning = format!("UnsupportedProtocol: port 80 of Service shop/x {words}");
+        assert!(said.starts_with(&beginning), "{kind} {value}: {said}");
+    }
+}
