@@ -28,6 +28,7 @@ pub fn judge(request: &Request) -> Answer {
         (GATEWAY_GROUP, "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute") => {
             Answer::allow().with_warnings(route::warnings(request))
         }
+        (GATEWAY_GROUP, kind) if kind.ends_with("Route") => Answer::allow().with_warnings(route::not_served(request)),
         (OWN_GROUP, _) => own(&decode(&named(request))),
         ("", "Namespace") => Answer::allow().with_warnings(objects::namespace(request)),
         ("", "Service") => Answer::allow().with_warnings(objects::service(request)),

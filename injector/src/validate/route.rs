@@ -31,6 +31,15 @@ pub(super) fn warnings(request: &Request) -> Vec<String> {
     warnings
 }
 
+/// What is to be said of a route of a kind that Weir does not serve. Nothing, if it is for Gateways alone.
+pub(super) fn not_served(request: &Request) -> Vec<String> {
+    if !names_a_service(&request.object) {
+        return Vec::new();
+    }
+    let kind = &request.kind.kind;
+    vec![format!("weir: {kind} is not a kind of route that Weir serves: with a Service as its parent it has no effect")]
+}
+
 /// Whether a parent may be a Service. What group it is written with is judged with the rest.
 fn names_a_service(object: &Value) -> bool {
     let parents = object.pointer("/spec/parentRefs").and_then(Value::as_array);

@@ -110,6 +110,26 @@ fn routes_of_gateways_are_none_of_weirs_business() {
 }
 
 #[test]
+fn a_kind_of_route_that_is_not_served_has_no_effect_on_a_service() {
+    let route = |kind: &str, parent: Value| {
+        let object = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": {"name": "dns", "namespace": "shop"},
+            "spec": {"parentRefs": [parent], "rules": [{"backendRefs": [{"name": "dns", "port": 53}]}]},
+        });
+        judge(&request(GATEWAY_GROUP, kind, "CREATE", object))
+    };
+    let service = json!({"group": "", "kind": "Service", "name": "dns"});
+    for kind in ["UDPRoute", "QUICRoute"] {
+        let answer = route(kind, service.clone());
+        assert_eq!(answer.refused, None);
+        let expected =
+            format!("weir: {kind} is not a kind of route that Weir serves: with a Service as its parent it has no effect");
+        assert_eq!(answer.warnings, [expected]);
+        assert_eq!(route(kind, json!({"name": "edge"})), Answer::allow(), "it is for a Gateway");
+    }
+}
+
+#[test]
 fn a_route_without_a_name_yet_is_judged_like_any_other() {
     let object = json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GRPCRoute", "metadata": {"generateName": "web-"},
