@@ -102,12 +102,12 @@ async fn hundreds_of_clients_that_do_not_read_hold_bounded_buffers_and_harm_nobo
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_of_ten_thousand_endpoints_takes_what_its_endpoints_take() {
-    const ENDPOINTS: usize = 10_000;
+    const ENDPOINTS: u32 = 10_000;
     let mesh = Mesh::start().await;
     let caller = mesh.caller().await;
-    let write = |endpoints: usize| {
+    let write = |endpoints: u32| {
         // Nobody listens there.
-        let address = |number: usize| Ipv4Addr::from_bits(Ipv4Addr::new(127, 200, 0, 1).to_bits() + number as u32);
+        let address = |number: u32| Ipv4Addr::from_bits(Ipv4Addr::new(127, 200, 0, 1).to_bits() + number);
         let endpoints: Vec<_> = (0..endpoints).map(|number| (format!("pod-{number}"), address(number), true)).collect();
         let objects = ServiceObjects {
             name: "large",
@@ -121,11 +121,11 @@ async fn a_service_of_ten_thousand_endpoints_takes_what_its_endpoints_take() {
         };
         mesh.manifests().write("large", &objects.yaml());
     };
-    let known = async |endpoints: usize| {
+    let known = async |endpoints: u32| {
         until("the sidecar knows the endpoints", async || {
             let config = caller.proxy().ask("/config").await?.text();
             let seen = config.matches("\"pod\"").count();
-            ensure(seen == endpoints, || format!("it knows {seen}"))
+            ensure(seen == endpoints as usize, || format!("it knows {seen}"))
         })
         .await;
     };
@@ -138,7 +138,7 @@ async fn a_service_of_ten_thousand_endpoints_takes_what_its_endpoints_take() {
     known(ENDPOINTS).await;
     mesh.gets(&caller, "http://large/", 502).await;
     let held = process.resident_memory().saturating_sub(before);
-    assert!(held < ENDPOINTS as u64 * ENDPOINT + LEFT_OVER, "{} bytes for each endpoint", held / ENDPOINTS as u64);
+    assert!(held < u64::from(ENDPOINTS) * ENDPOINT + LEFT_OVER, "{} bytes for each endpoint", held / u64::from(ENDPOINTS));
     write(1);
     known(1).await;
     falls_below(process, before + LEFT_OVER).await;

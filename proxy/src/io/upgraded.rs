@@ -20,10 +20,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Bytestream for T {}
 #[error("the client left before its connection was handed over")]
 pub(crate) struct Left;
 
+/// Where an HTTP/1 connection comes from once it has switched.
+type Half = oneshot::Receiver<Box<dyn Bytestream>>;
+
 /// A client's half of a connection that may become something else.
 pub(crate) enum ClientHalf {
     /// All of an HTTP/1 connection.
-    Connection(oneshot::Receiver<Box<dyn Bytestream>>),
+    Connection(Half),
     /// A stream of an HTTP/2 connection.
     Stream(OnUpgrade),
 }
@@ -33,7 +36,7 @@ pub(crate) struct Handover(oneshot::Sender<Box<dyn Bytestream>>);
 
 /// The half of an HTTP/1 connection among its request's extensions, which have to be cloneable: the first to take it has it.
 #[derive(Clone)]
-struct Offered(Arc<Mutex<Option<oneshot::Receiver<Box<dyn Bytestream>>>>>);
+struct Offered(Arc<Mutex<Option<Half>>>);
 
 impl ClientHalf {
     /// Puts an HTTP/1 connection's half among the extensions of a request that asks for an upgrade, in the place of hyper's: only
