@@ -59,7 +59,7 @@ async fn a_policy_of_the_experimental_channel_is_in_force_and_its_status_says_so
 
     // What another controller writes stays.
     let of_another = json!({
-        "ancestorRef": {"kind": "Gateway", "name": "edge"}, "controllerName": "example.com/other",
+        "ancestorRef": {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"}, "controllerName": "example.com/other",
         "conditions": [{
             "type": "Accepted", "status": "True", "reason": "Accepted", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
         }],
