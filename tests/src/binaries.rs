@@ -13,6 +13,19 @@ pub fn proxy() -> PathBuf {
     binary("weir-proxy")
 }
 
+/// Puts a copy of the proxy's binary where any user can run it, wherever the workspace is.
+///
+/// Another program makes it. What this process has open for writing, a child that another thread is just starting has open
+/// too until it runs its own program, and until then nobody can run the copy ("Text file busy").
+///
+/// # Panics
+///
+/// When it cannot be made.
+pub fn copy_proxy(to: &Path) {
+    let status = Command::new("cp").arg(proxy()).arg(to).status().expect("cp can be run");
+    assert!(status.success(), "the proxy's binary is not copied to {}: {status}", to.display());
+}
+
 /// The control plane's binary.
 #[must_use]
 pub fn control_plane() -> PathBuf {

@@ -92,7 +92,7 @@ impl Sandbox {
         let path = |name: &str| self.directory.path().join(name);
         // Somewhere that the sidecar's user can read, wherever the workspace is.
         let binary = path("weir-proxy");
-        std::fs::copy(binaries::proxy(), &binary).expect("the binary can be copied");
+        binaries::copy_proxy(&binary);
         let readable = |path: PathBuf, text: &[u8]| {
             std::fs::write(&path, text).expect("a file can be written");
             std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).expect("it can be opened to the sidecar");

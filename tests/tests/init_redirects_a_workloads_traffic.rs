@@ -234,7 +234,7 @@ fn who_may_not_write_rules_is_told_what_is_missing_and_what_to_write() {
     std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
     // Somewhere that the user can read, wherever the workspace is.
     let binary = directory.path().join("weir-proxy");
-    std::fs::copy(binaries::proxy(), &binary).unwrap();
+    binaries::copy_proxy(&binary);
     let mut command = Command::new(binary);
     command.env_clear().arg("init").uid(SIDECAR_USER).gid(SIDECAR_USER);
     let output = pod.output(command);

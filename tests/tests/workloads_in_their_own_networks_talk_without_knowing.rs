@@ -283,7 +283,7 @@ async fn pod(namespace: Namespace, name: &str, address: Ipv4Addr, bundle: &Path,
     namespace.redirect();
     // Somewhere that the sidecar's user can read, wherever the workspace is.
     let binary = directory.join(format!("weir-proxy-{name}"));
-    std::fs::copy(binaries::proxy(), &binary).unwrap();
+    binaries::copy_proxy(&binary);
     let readable = |path: PathBuf, text: &[u8]| {
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
